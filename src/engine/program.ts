@@ -1,0 +1,86 @@
+import type { DType, HostArray } from "../tensor/dtype.ts";
+
+/**
+ * Where a value's bytes live while its program runs. All values are row-major and contiguous;
+ * a reshape is a second value with the same storage.
+ */
+export type Storage =
+  | { readonly kind: "input"; readonly index: number }
+  | { readonly kind: "output"; readonly index: number }
+  | { readonly kind: "constant"; readonly index: number }
+  /** Byte offset into the program's one arena, a multiple of 64. */
+  | { readonly kind: "arena"; readonly offset: number };
+
+export interface ProgramValue {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly storage: Storage;
+}
+
+export type Attribute =
+  | number
+  | string
+  | boolean
+  | null
+  | readonly Attribute[]
+  | { readonly [key: string]: Attribute | undefined };
+export type Attributes = { readonly [key: string]: Attribute | undefined };
+
+/** One call of a kernel: `values[outputs] = op(values[inputs], attributes)`. */
+export interface Instruction {
+  readonly op: string;
+  readonly inputs: readonly number[];
+  readonly outputs: readonly number[];
+  readonly attributes: Attributes;
+  /** Bodies of loops (`while`: [condition, body]; `scan`: [body]) and other region-carrying ops. */
+  readonly programs?: readonly Program[];
+  /** Scope names for errors and profiles, such as `GPT.forward/h.3.mlp`. */
+  readonly scope?: string;
+}
+
+/**
+ * What a backend runs: a flat list of instructions over values with static shapes and planned memory.
+ * Outputs named in `aliases` reuse the buffer of a donated input (`[output index, input index]`); that input is
+ * consumed by the call.
+ */
+export interface Program {
+  readonly values: readonly ProgramValue[];
+  readonly instructions: readonly Instruction[];
+  /** Value ids, in the order of the call's arguments. */
+  readonly inputs: readonly number[];
+  readonly outputs: readonly number[];
+  readonly constants: readonly HostArray[];
+  readonly aliases: readonly (readonly [output: number, input: number])[];
+  readonly arenaBytes: number;
+  /** The type matmul operands are rounded to; accumulation is in f32 always. */
+  readonly matmul: "f32" | "bf16";
+}
+
+/** An opaque handle to device memory; only the backend that made it can read it. */
+export interface BackendBuffer {
+  readonly bytes: number;
+}
+
+export interface Executable {
+  /**
+   * Queues the program and returns at once; runs happen in the order they were queued. `outputs` are buffers allocated
+   * by the caller (for aliased outputs: the donated input's own buffer). A failure surfaces at the next `download` or `sync`.
+   */
+  run(inputs: readonly BackendBuffer[], outputs: readonly BackendBuffer[]): void;
+  release(): void;
+}
+
+export interface Backend {
+  readonly name: string;
+  /** Whether the backend has its own kernel for this op; if not, a composite is decomposed before it gets here. */
+  supports(op: string, attributes: Attributes, dtypes: readonly DType[]): boolean;
+  /** Whether matmuls run faster with bf16 operands on this processor. */
+  readonly prefersBfloat16: boolean;
+  allocate(bytes: number): BackendBuffer;
+  upload(data: HostArray, dtype: DType): BackendBuffer;
+  /** Waits for everything queued before it, then copies out. */
+  download(buffer: BackendBuffer, dtype: DType, size: number): Promise<HostArray>;
+  compile(program: Program): Executable;
+  release(buffer: BackendBuffer): void;
+  sync(): Promise<void>;
+}
