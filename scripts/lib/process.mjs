@@ -19,7 +19,7 @@ export function releaseSignals() {
 
 /**
  * Runs a command to its end. With `inherit` its output is shown as it comes; otherwise it is collected, each line goes
- * to `onLine`, and a failure throws a SetupError with the last 60 lines. Resolves to { code, signal, output }.
+ * to `onLine`, and a failure throws a SetupError that shows it. Resolves to { code, signal, output }.
  */
 export function run(command, args, { cwd, env, inherit = false, onLine, shell = false, allowFailure = inherit } = {}) {
   return new Promise((resolve, reject) => {
@@ -52,8 +52,10 @@ export function run(command, args, { cwd, env, inherit = false, onLine, shell = 
         // Interrupted, by Ctrl-C as a rule: nothing to explain.
         reject(Object.assign(new SetupError(`${command} was ended by ${signal}.`), { signal }));
       } else if (code !== 0 && !allowFailure) {
-        const tail = output.trimEnd().split("\n").slice(-60).join("\n");
-        reject(new SetupError(`${tail}\n\n${[command, ...args].join(" ")} ended with exit code ${code}.`));
+        const lines = output.trimEnd().split("\n");
+        // What went wrong stands first for npm, last for a compiler.
+        const shown = lines.length <= 100 ? lines : [...lines.slice(0, 30), "  [...]", ...lines.slice(-60)];
+        reject(new SetupError(`${shown.join("\n")}\n\n${[command, ...args].join(" ")} ended with exit code ${code}.`));
       } else {
         resolve({ code: code ?? 1, signal, output });
       }
