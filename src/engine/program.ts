@@ -1,4 +1,5 @@
 import type { DType, HostArray } from "../tensor/dtype.ts";
+import type { Attribute, Attributes } from "../tensor/graph.ts";
 
 /**
  * Where a value's bytes live while its program runs. All values are row-major and contiguous;
@@ -17,14 +18,7 @@ export interface ProgramValue {
   readonly storage: Storage;
 }
 
-export type Attribute =
-  | number
-  | string
-  | boolean
-  | null
-  | readonly Attribute[]
-  | { readonly [key: string]: Attribute | undefined };
-export type Attributes = { readonly [key: string]: Attribute | undefined };
+export type { Attribute, Attributes };
 
 /** One call of a kernel: `values[outputs] = op(values[inputs], attributes)`. */
 export interface Instruction {

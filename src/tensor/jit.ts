@@ -1,0 +1,83 @@
+import { StateError } from "./errors.ts";
+import type { Graph } from "./graph.ts";
+import { type Compiled, type Precision, runtime } from "./runtime.ts";
+import { Tensor } from "./tensor.ts";
+import { currentTrace, lift, trace } from "./trace.ts";
+import { signature, tensors, withTensors } from "./tree.ts";
+
+export interface JitOptions {
+  /** Positions of arguments whose tensors the call may consume and reuse for its results. They are dead afterwards. */
+  readonly donate?: readonly number[];
+  /** What matmul operands are rounded to; `auto` picks bf16 where the processor multiplies it. Default `f32`. */
+  readonly precision?: Precision;
+  readonly name?: string;
+}
+
+interface Entry {
+  readonly compiled: Compiled;
+  readonly captured: readonly Tensor[];
+  /** Result structure with the positions of its tensors; leaves that are plain values are kept. */
+  readonly rebuild: (outputs: readonly Tensor[]) => unknown;
+}
+
+export type Jitted<A extends readonly unknown[], R> = ((...args: A) => R) & {
+  /** Frees the compiled programs. */
+  release(): void;
+  /** How many programs were compiled: one per structure, shapes, dtypes and plain values of the arguments. */
+  readonly programs: number;
+};
+
+/** The trace of `f` for these arguments: its inputs are the arguments' tensors in order, then what it captured. */
+export function traceCall<A extends readonly unknown[], R>(
+  f: (...args: A) => R,
+  args: A,
+): { graph: Graph; result: R; captured: readonly Tensor[] } {
+  const { graph, result } = trace((g) => {
+    const inputs = tensors(args).map((t) => Tensor.traced(g.input(t)));
+    const out = f(...withTensors(args, inputs));
+    g.outputs = tensors(out).map((t) => lift(g, t));
+    return out;
+  });
+  return { graph, result, captured: graph.captured.map((c) => c.tensor) };
+}
+
+/**
+ * Traces `f` once per signature of its arguments (structure, shapes, dtypes, plain values), compiles the graph, and from then on only
+ * runs the program. Arguments and results are trees. Inside another trace, `f` is simply inlined.
+ */
+export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, options: JitOptions = {}): Jitted<A, R> {
+  const cache = new Map<string, Entry>();
+  const call = (...args: A): R => {
+    if (currentTrace()) return f(...args);
+    const key = signature(args);
+    let entry = cache.get(key);
+    if (!entry) {
+      entry = compile(args);
+      cache.set(key, entry);
+    }
+    const outputs = entry.compiled.run([...tensors(args), ...entry.captured]);
+    return entry.rebuild(outputs) as R;
+  };
+  const compile = (args: A): Entry => {
+    const { graph, result, captured } = traceCall(f, args);
+    const donated = args.flatMap((arg, i) => tensors(arg).map(() => options.donate?.includes(i) ?? false));
+    const compiled = runtime().compile(graph, {
+      donated: [...donated, ...captured.map(() => false)],
+      precision: options.precision ?? "f32",
+      name: options.name ?? (f.name || "anonymous"),
+    });
+    for (const t of captured)
+      if (t.isTraced) throw new StateError("jit: the function uses a tensor of another trace; pass it as an argument.");
+    return { compiled, captured, rebuild: (outputs) => withTensors(result, outputs) };
+  };
+  return Object.defineProperty(
+    Object.assign(call, {
+      release() {
+        for (const e of cache.values()) e.compiled.release();
+        cache.clear();
+      },
+    }),
+    "programs",
+    { get: () => cache.size },
+  ) as Jitted<A, R>;
+}

@@ -1,0 +1,58 @@
+import type { DType, HostArray } from "./dtype.ts";
+import { StateError } from "./errors.ts";
+import type { Attributes, Aval, Graph } from "./graph.ts";
+import type { Op } from "./op.ts";
+import type { Tensor } from "./tensor.ts";
+import type { ApplyExtra } from "./trace.ts";
+
+/** Memory of a backend as a concrete tensor holds it. */
+export interface Storage {
+  readonly bytes: number;
+  release(): void;
+  read(dtype: DType, size: number): Promise<HostArray>;
+}
+
+export interface CompileOptions {
+  /** Which inputs (flat positions) may be consumed by the call. */
+  readonly donated?: readonly boolean[];
+  readonly precision?: Precision;
+  readonly name?: string;
+}
+
+/** `auto`: matmul operands in bf16 where the processor multiplies bf16, f32 elsewhere. Sums are always f32. */
+export type Precision = "auto" | "f32" | "bf16";
+
+export interface Compiled {
+  /** Queues one run. Donated inputs are dead afterwards. */
+  run(inputs: readonly Tensor[]): Tensor[];
+  release(): void;
+}
+
+/** What the language needs of an engine. The engine installs itself here; `src/tensor` knows no backend. */
+export interface Runtime {
+  eager(
+    op: Op,
+    inputs: readonly Tensor[],
+    attributes: Attributes,
+    outputs: readonly Aval[],
+    extra: ApplyExtra,
+  ): Tensor[];
+  compile(graph: Graph, options: CompileOptions): Compiled;
+  upload(data: HostArray, dtype: DType): Storage;
+}
+
+let installed: Runtime | undefined;
+
+export function runtime(): Runtime {
+  if (!installed)
+    throw new StateError(
+      'No engine is installed. Import from "howdah" (which installs the default one), or call useBackend(...) first.',
+    );
+  return installed;
+}
+
+export function installRuntime(next: Runtime): Runtime | undefined {
+  const before = installed;
+  installed = next;
+  return before;
+}
