@@ -1,0 +1,271 @@
+import { InputError } from "../tensor/errors.ts";
+import { AddedTokenMatcher, recognisable, type Segment } from "./added-tokens.ts";
+import { BpeMerger } from "./bpe.ts";
+import { BYTE_TO_CHARACTER, decodeUtf8, encodeUtf8, tokenBytes, Utf8Stream, wellFormed } from "./bytes.ts";
+import { specialTokenName, type TokenizerConfig, writeTokenizerFolder } from "./folder.ts";
+import { normalizerOf, type Splitter, splitterOf } from "./pretokenize.ts";
+import type { PostProcessor, TokenizerFile } from "./schema.ts";
+import type { AllowedSpecial, DecodeOptions, EncodeOptions, StreamOptions, Tokenizer, TokenStream } from "./types.ts";
+
+/** Words longer than this are not remembered, nor more words than this: text repeats short words. */
+const CACHED_LENGTH = 64;
+const CACHED_WORDS = 1 << 16;
+
+/** Byte-level BPE (Radford et al. 2019, section 2.2), with the parts of `tokenizer.json` around it. */
+export class ByteLevelTokenizer implements Tokenizer {
+  readonly vocabularySize: number;
+  readonly specialTokens: ReadonlyMap<string, number>;
+  readonly bosId: number | undefined;
+  readonly eosId: number | undefined;
+  readonly padId: number | undefined;
+  readonly chatTemplate: string | undefined;
+
+  private readonly file: TokenizerFile;
+  private readonly config: TokenizerConfig;
+  /** id -> string; added tokens win over the model's. */
+  private readonly strings: (string | undefined)[] = [];
+  /** id -> the bytes it stands for. */
+  private readonly bytes: (Uint8Array | undefined)[] = [];
+  private readonly addedIds: ReadonlyMap<string, number>;
+  private readonly specialIds: ReadonlySet<number>;
+  /** byte -> id, -1 where the vocabulary lacks the byte. */
+  private readonly byteIds: Int32Array;
+  private readonly unknownId: number;
+  private readonly merger: BpeMerger;
+  private readonly normalize: (text: string) => string;
+  private readonly split: Splitter;
+  private readonly cache = new Map<string, readonly number[]>();
+  private readonly matchers = new Map<string, { raw: AddedTokenMatcher; normalized: AddedTokenMatcher }>();
+  private buffer = new Int32Array(256);
+
+  /** @throws InputError when the parts do not fit together (a merge of unknown tokens, no byte-level step, ...) */
+  constructor(file: TokenizerFile, config: TokenizerConfig = {}) {
+    this.file = file;
+    this.config = config;
+    const { vocab } = file.model;
+    for (const [token, id] of vocab) {
+      if (this.strings[id] !== undefined) {
+        throw new InputError(
+          `vocab: ${JSON.stringify(token)} and ${JSON.stringify(this.strings[id])} both have the id ${id}.`,
+        );
+      }
+      this.strings[id] = token;
+      this.bytes[id] = tokenBytes(token) ?? encodeUtf8(token);
+    }
+    this.addedIds = new Map(file.added_tokens.map((token) => [token.content, token.id]));
+    for (const { content, id } of file.added_tokens) {
+      this.strings[id] = content;
+      this.bytes[id] = encodeUtf8(content);
+    }
+    const special = file.added_tokens.filter((token) => token.special);
+    this.specialTokens = new Map(special.map((token) => [token.content, token.id]));
+    this.specialIds = new Set(this.specialTokens.values());
+    this.vocabularySize = this.strings.length;
+
+    this.byteIds = Int32Array.from(BYTE_TO_CHARACTER, (character) => vocab.get(character) ?? -1);
+    this.unknownId = this.requireUnknown();
+    this.merger = new BpeMerger(file.model.merges.map(([left, right]) => this.mergeIds(left, right)));
+    this.normalize = normalizerOf(file.normalizer);
+    this.split = byteLevelSplitter(file);
+    if (file.decoder === null) {
+      throw new InputError(
+        "decoder: it is null, so text could not be given back. A byte-level tokenizer needs the decoder ByteLevel.",
+      );
+    }
+
+    this.bosId = this.configuredId("bos_token");
+    this.eosId = this.configuredId("eos_token");
+    this.padId = this.configuredId("pad_token");
+    this.chatTemplate = config.chat_template;
+  }
+
+  private requireUnknown(): number {
+    const name = this.file.model.unk_token;
+    if (name === null) return -1;
+    const id = this.file.model.vocab.get(name);
+    if (id === undefined) throw new InputError(`unk_token: ${JSON.stringify(name)} is not in the vocabulary.`);
+    return id;
+  }
+
+  private mergeIds(left: string, right: string): { left: number; right: number; id: number } {
+    const { vocab } = this.file.model;
+    const idOf = (token: string): number => {
+      const id = vocab.get(token);
+      if (id !== undefined) return id;
+      throw new InputError(
+        `merges: ${JSON.stringify(left)} + ${JSON.stringify(right)} needs ${JSON.stringify(token)}, which is not in the vocabulary.`,
+      );
+    };
+    return { left: idOf(left), right: idOf(right), id: idOf(left + right) };
+  }
+
+  private configuredId(key: "bos_token" | "eos_token" | "pad_token"): number | undefined {
+    const name = specialTokenName(this.config, key);
+    if (name === undefined) return undefined;
+    const id = this.tokenId(name);
+    if (id === undefined) {
+      throw new InputError(`tokenizer_config.json: ${key} is ${JSON.stringify(name)}, which is not in the vocabulary.`);
+    }
+    return id;
+  }
+
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    const { addSpecialTokens = true, allowedSpecial = "none" } = options;
+    const ids: number[] = [];
+    const { raw, normalized } = this.matchersFor(allowedSpecial);
+    const emit = (word: string): void => this.encodeWord(word, ids);
+    const each = (segments: readonly Segment[], onText: (text: string) => void): void => {
+      for (const segment of segments) {
+        if ("id" in segment) ids.push(segment.id);
+        else onText(segment.text);
+      }
+    };
+    each(raw.split(wellFormed(text)), (piece) =>
+      each(normalized.split(this.normalize(piece)), (part) => this.split(part, emit)),
+    );
+    return addSpecialTokens ? postProcess(ids, this.file.post_processor) : ids;
+  }
+
+  encodeBatch(texts: readonly string[], options: EncodeOptions = {}): number[][] {
+    return texts.map((text) => this.encode(text, options));
+  }
+
+  private matchersFor(allowed: AllowedSpecial): { raw: AddedTokenMatcher; normalized: AddedTokenMatcher } {
+    const key = typeof allowed === "string" ? allowed : JSON.stringify([...allowed].sort());
+    let found = this.matchers.get(key);
+    if (found === undefined) {
+      const tokens = recognisable(this.file.added_tokens, allowed);
+      found = {
+        raw: new AddedTokenMatcher(
+          tokens.filter((token) => !token.normalized),
+          (content) => content,
+        ),
+        normalized: new AddedTokenMatcher(
+          tokens.filter((token) => token.normalized),
+          this.normalize,
+        ),
+      };
+      this.matchers.set(key, found);
+    }
+    return found;
+  }
+
+  /** Appends the ids of one pre-token. */
+  private encodeWord(word: string, ids: number[]): void {
+    const known = this.cache.get(word);
+    if (known !== undefined) {
+      for (const id of known) ids.push(id);
+      return;
+    }
+    const first = ids.length;
+    const bytes = encodeUtf8(word);
+    const complete = this.file.model.ignore_merges ? this.file.model.vocab.get(byteString(bytes)) : undefined;
+    if (complete !== undefined) {
+      ids.push(complete);
+    } else {
+      if (this.buffer.length < bytes.length) this.buffer = new Int32Array(bytes.length * 2);
+      const symbols = this.buffer;
+      const length = this.merger.merge(symbols, this.byteSymbols(bytes, symbols));
+      for (let i = 0; i < length; i++) ids.push(symbols[i]!);
+    }
+    if (word.length <= CACHED_LENGTH) {
+      if (this.cache.size >= CACHED_WORDS) this.cache.clear();
+      this.cache.set(word, ids.slice(first));
+    }
+  }
+
+  /**
+   * One symbol per byte. A byte that the vocabulary lacks becomes the unknown token, or nothing where there is none, as in
+   * `tokenizers`; vocabularies trained here, and GPT-2's, have all 256.
+   */
+  private byteSymbols(bytes: Uint8Array, symbols: Int32Array): number {
+    let length = 0;
+    let unknownBefore = false;
+    for (const byte of bytes) {
+      const id = this.byteIds[byte]!;
+      if (id !== -1) symbols[length++] = id;
+      else if (this.unknownId !== -1 && !(unknownBefore && this.file.model.fuse_unk))
+        symbols[length++] = this.unknownId;
+      unknownBefore = id === -1;
+    }
+    return length;
+  }
+
+  decode(ids: readonly number[], options: DecodeOptions = {}): string {
+    const parts = ids.map((id) => this.bytesOf(id, options));
+    const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+    let at = 0;
+    for (const part of parts) {
+      all.set(part, at);
+      at += part.length;
+    }
+    return decodeUtf8(all);
+  }
+
+  stream(options: StreamOptions = {}): TokenStream {
+    const stream = new Utf8Stream();
+    return { push: (id) => stream.push(this.bytesOf(id, options)), end: () => stream.end() };
+  }
+
+  private bytesOf(id: number, { skipSpecialTokens = false }: DecodeOptions): Uint8Array {
+    const bytes = this.bytes[id];
+    if (bytes === undefined) {
+      throw new InputError(`decode: there is no token with id ${id}; ids go from 0 to ${this.vocabularySize - 1}.`);
+    }
+    return skipSpecialTokens && this.specialIds.has(id) ? new Uint8Array(0) : bytes;
+  }
+
+  tokenId(token: string): number | undefined {
+    return this.addedIds.get(token) ?? this.file.model.vocab.get(token);
+  }
+
+  idToToken(id: number): string | undefined {
+    return this.strings[id];
+  }
+
+  /** The same tokenizer with another chat template stored beside it. */
+  withChatTemplate(template: string): ByteLevelTokenizer {
+    return new ByteLevelTokenizer(this.file, { ...this.config, chat_template: template });
+  }
+
+  async save(folder: string): Promise<void> {
+    await writeTokenizerFolder(folder, this.file, this.config);
+  }
+}
+
+/** Bytes as the vocabulary spells them. */
+function byteString(bytes: Uint8Array): string {
+  let out = "";
+  for (const byte of bytes) out += BYTE_TO_CHARACTER[byte]!;
+  return out;
+}
+
+/** The splitter of a file whose pre-tokenizer ends in exactly one byte-level step. */
+function byteLevelSplitter(file: TokenizerFile): Splitter {
+  const part = file.pre_tokenizer;
+  const steps = part === null ? [] : part.type === "Sequence" ? part.pretokenizers : [part];
+  const at = steps.findIndex((step) => step.type === "ByteLevel");
+  if (part === null || at === -1 || at !== steps.length - 1) {
+    throw new InputError(
+      `pre_tokenizer: ${steps.map((step) => step.type).join(", ") || "null"} is not supported yet for BPE; ` +
+        "it must be ByteLevel, or a Sequence that ends with ByteLevel.",
+    );
+  }
+  return splitterOf(part);
+}
+
+/** Adds what the post-processor adds around one sequence. */
+function postProcess(ids: number[], part: PostProcessor | null): number[] {
+  if (part === null || part.type === "ByteLevel") return ids; // the byte-level processor only moves offsets
+  if (part.type === "Sequence") return part.processors.reduce<number[]>(postProcess, ids);
+  return part.single.flatMap((item) => {
+    if ("Sequence" in item) return item.Sequence.id === "A" ? ids : [];
+    const token = part.special_tokens[item.SpecialToken.id];
+    if (token === undefined) {
+      throw new InputError(
+        `post_processor: the template uses ${item.SpecialToken.id}, which special_tokens does not define.`,
+      );
+    }
+    return token.ids;
+  });
+}

@@ -1,0 +1,21 @@
+export type { BpeModel, BpeTrainingOptions } from "./bpe-train.ts";
+export { trainBpe } from "./bpe-train.ts";
+export { ByteLevelTokenizer } from "./byte-level.ts";
+export { Utf8Stream } from "./bytes.ts";
+export type { ConfiguredToken, TokenizerConfig } from "./folder.ts";
+export { gpt2File, loadTokenizer } from "./load.ts";
+export { GPT2_PATTERN } from "./pretokenize.ts";
+export type { TokenizerFile } from "./schema.ts";
+export { checkTokenizerFile } from "./schema.ts";
+export { Llama2cTokenizer } from "./sentencepiece.ts";
+export type { TrainTokenizerOptions } from "./train.ts";
+export { trainByteLevelBpe, WordCounter } from "./train.ts";
+export type {
+  AllowedSpecial,
+  DecodeOptions,
+  EncodeOptions,
+  StreamOptions,
+  Tokenizer,
+  TokenStream,
+} from "./types.ts";
+export { writeFileAtomic } from "./write-file.ts";

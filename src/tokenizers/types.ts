@@ -1,0 +1,52 @@
+/** Which special tokens the text itself may spell out. */
+export type AllowedSpecial = "all" | "none" | readonly string[];
+
+export interface EncodeOptions {
+  /** Add what the tokenizer's post-processor adds (a beginning token, ...). Default true, as in Hugging Face `tokenizers`. */
+  readonly addSpecialTokens?: boolean;
+  /**
+   * Special tokens that are recognised inside `text`. Default "none": a person's text that happens to contain
+   * `<|end|>` is encoded as those characters, so that it cannot end a turn or open another role.
+   */
+  readonly allowedSpecial?: AllowedSpecial;
+}
+
+export interface DecodeOptions {
+  /** Leave special tokens out of the text. Default false. */
+  readonly skipSpecialTokens?: boolean;
+}
+
+/** Turns ids into text one by one; the pieces joined are `decode(ids)`, and no piece ever ends inside a character. */
+export interface TokenStream {
+  /** The text that became certain with this id (often "", when a character is still incomplete). */
+  push(id: number): string;
+  /** What was held back: U+FFFD for bytes of a character that never became complete. */
+  end(): string;
+}
+
+export interface StreamOptions extends DecodeOptions {
+  /** Ids that came before the stream (a prompt): a tokenizer that drops a leading space at the start of a text then does not. */
+  readonly after?: readonly number[];
+}
+
+/** Text to ids and back. Ids are in [0, vocabularySize). */
+export interface Tokenizer {
+  /** One more than the largest id: the number of rows an embedding table needs. */
+  readonly vocabularySize: number;
+  readonly specialTokens: ReadonlyMap<string, number>;
+  readonly bosId: number | undefined;
+  readonly eosId: number | undefined;
+  readonly padId: number | undefined;
+  /** Jinja source of the chat template stored with the tokenizer. */
+  readonly chatTemplate: string | undefined;
+  /** Never throws on any string; lone surrogates count as U+FFFD. */
+  encode(text: string, options?: EncodeOptions): number[];
+  encodeBatch(texts: readonly string[], options?: EncodeOptions): number[][];
+  /** @throws InputError for an id outside the vocabulary. */
+  decode(ids: readonly number[], options?: DecodeOptions): string;
+  stream(options?: StreamOptions): TokenStream;
+  tokenId(token: string): number | undefined;
+  idToToken(id: number): string | undefined;
+  /** Writes the tokenizer's files into `folder` (made if missing), each one atomically. */
+  save(folder: string): Promise<void>;
+}

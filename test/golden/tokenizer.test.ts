@@ -1,0 +1,108 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gunzipSync } from "node:zlib";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  ByteLevelTokenizer,
+  checkTokenizerFile,
+  loadTokenizer,
+  trainByteLevelBpe,
+} from "../../src/tokenizers/index.ts";
+
+const golden = new URL("./tokenizers/", import.meta.url);
+const read = (name: string): Promise<string> => readFile(new URL(name, golden), "utf8");
+const readGz = async (name: string): Promise<string> =>
+  gunzipSync(await readFile(new URL(name, golden))).toString("utf8");
+const readText = (): Promise<string> => readFile(new URL("../../data/tinyshakespeare.txt", import.meta.url), "utf8");
+
+interface Ids {
+  readonly text: string;
+  readonly ids: number[];
+}
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "howdah-tokenizer-"));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+/** GPT-2's vocabulary: the 256 bytes in the order of their characters, each merge, the end of text. */
+async function gpt2Folder(): Promise<string> {
+  const merges = await readGz("gpt2-merges.txt.gz");
+  const alphabet = trainByteLevelBpe([], { vocabulary: 256 });
+  const bytes = Array.from({ length: 256 }, (_, id) => alphabet.idToToken(id)!);
+  const made = merges
+    .split("\n")
+    .slice(1)
+    .filter(Boolean)
+    .map((merge) => merge.replace(" ", ""));
+  const vocab = Object.fromEntries([...bytes, ...made, "<|endoftext|>"].map((token, id) => [token, id]));
+  await writeFile(join(folder, "vocab.json"), JSON.stringify(vocab));
+  await writeFile(join(folder, "merges.txt"), merges);
+  return folder;
+}
+
+describe("GPT-2's vocabulary", () => {
+  test("gives the ids of Hugging Face tokenizers, and the text back", async () => {
+    const tokenizer = await loadTokenizer(await gpt2Folder());
+    expect(tokenizer.vocabularySize).toBe(50257);
+    expect(tokenizer.eosId).toBe(50256);
+    for (const { text, ids } of JSON.parse(await read("gpt2-ids.json")) as Ids[]) {
+      expect(tokenizer.encode(text, { allowedSpecial: "all" }), JSON.stringify(text)).toEqual(ids);
+      expect(tokenizer.decode(ids)).toBe(text);
+    }
+  });
+});
+
+describe("training", async () => {
+  const cases = JSON.parse(await read("trained.json")) as {
+    readonly name: string;
+    readonly vocabulary: number;
+    readonly pattern: string | null;
+    readonly options: { readonly special_tokens?: string[]; readonly min_frequency?: number };
+    readonly text: string[] | null;
+    readonly ids: Ids[];
+  }[];
+  test.each(cases)("$name: the file is byte for byte what tokenizers writes", async (example) => {
+    const { name, vocabulary, pattern, options, ids } = example;
+    const tokenizer = trainByteLevelBpe(example.text ?? [await readText()], {
+      vocabulary,
+      ...(pattern === null ? {} : { pattern }),
+      specialTokens: options.special_tokens ?? [],
+      minFrequency: options.min_frequency ?? 0,
+    });
+    const out = join(folder, name);
+    await tokenizer.save(out);
+    expect(await readFile(join(out, "tokenizer.json"), "utf8")).toBe(await readGz(`trained-${name}.json.gz`));
+    const loaded = await loadTokenizer(out);
+    for (const { text, ids: expected } of ids) {
+      expect(tokenizer.encode(text, { allowedSpecial: "all" }), JSON.stringify(text)).toEqual(expected);
+      expect(loaded.encode(text, { allowedSpecial: "all" })).toEqual(expected);
+      expect(tokenizer.decode(expected)).toBe(text);
+    }
+  });
+});
+
+describe("the parts of tokenizer.json", async () => {
+  const cases = JSON.parse(await readGz("parts.json.gz")) as {
+    readonly name: string;
+    readonly tokenizer: string;
+    readonly ids: Ids[];
+    readonly plain: Ids[];
+  }[];
+  test.each(cases)("$name: the ids are those of tokenizers, and writing gives the same file", async (example) => {
+    const tokenizer = new ByteLevelTokenizer(checkTokenizerFile(JSON.parse(example.tokenizer), example.name));
+    for (const { text, ids } of example.ids) {
+      expect(tokenizer.encode(text, { allowedSpecial: "all" }), JSON.stringify(text)).toEqual(ids);
+    }
+    for (const { text, ids } of example.plain) {
+      expect(tokenizer.encode(text, { allowedSpecial: "all", addSpecialTokens: false }), JSON.stringify(text)).toEqual(
+        ids,
+      );
+    }
+    const out = join(folder, `part ${example.name}`);
+    await tokenizer.save(out);
+    expect(await readFile(join(out, "tokenizer.json"), "utf8")).toBe(example.tokenizer);
+  });
+});
