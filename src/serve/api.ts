@@ -1,0 +1,79 @@
+/** What the Studio and the server say to each other under /api. Types only: the Studio imports this file. */
+import type { Event as RunEvent } from "../runs/events.ts";
+import type { ErrorBody } from "./errors.ts";
+import type { ChatMessage } from "./host.ts";
+
+export type { ChatMessage, ErrorBody, RunEvent };
+
+/** GET /api/models */
+export interface ModelInfo {
+  id: string;
+  created: number;
+  contextLength: number;
+  description?: string;
+}
+
+/** GET /api/info */
+export interface ServerInfo {
+  maxTokens: number;
+  choices: number;
+}
+
+/** An element of GET /api/runs, newest first. */
+export interface RunSummary {
+  name: string;
+  /** "unknown" before the first event. */
+  status: "started" | "resumed" | "finished" | "stopped" | "failed" | "unknown";
+  /** Epoch milliseconds of the first and the last event. */
+  began?: number;
+  updated?: number;
+  /** The stage that runs, and its place among `stages`. */
+  stage?: { name: string; index: number; count: number };
+}
+
+/** GET /api/runs/:name */
+export interface RunDetail {
+  name: string;
+  /** recipe.yaml as it is on disk; absent where there is none yet. */
+  recipe?: string;
+  hasReport: boolean;
+}
+
+/** GET /api/runs/:name/events?offset=N, and each message of its stream: whole lines from byte `offset` up to `next`. */
+export interface EventsPage {
+  offset: number;
+  next: number;
+  events: RunEvent[];
+  /** True where there is more at `next` already. */
+  more: boolean;
+  /** True when the file became shorter than the given offset: forget what you have, this begins at 0. */
+  reset?: boolean;
+}
+
+/** Messages of GET /api/changes: what to load again. */
+export type Change = "models" | "runs";
+
+/** How a reply was sampled. */
+export type Settings = Record<string, number | string | null>;
+
+/** POST /api/votes: a thumb for one reply, or which of two replies to the same prompt is better. */
+export type NewVote =
+  | {
+      kind: "thumb";
+      /** The conversation up to the reply, the reply's own name last where it has one. */
+      prompt: ChatMessage[];
+      model: string;
+      reply: string;
+      value: 1 | -1;
+      settings?: Settings;
+    }
+  | {
+      kind: "preference";
+      prompt: ChatMessage[];
+      chosen: { model: string; reply: string };
+      rejected: { model: string; reply: string };
+      settings?: Settings;
+    };
+
+/** An element of GET /api/votes, newest first. */
+export type Vote = NewVote & { id: number; createdAt: string };

@@ -1,0 +1,160 @@
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { HowdahError, InputError } from "../../tensor/errors.ts";
+import { migrations, versionTable } from "./schema.ts";
+
+export type Row = Record<string, unknown>;
+
+/** The little that we need of PostgreSQL, the same for a server and for the embedded one. */
+export interface Database {
+  /** One statement with $1, $2, ... */
+  query(text: string, values?: readonly unknown[]): Promise<Row[]>;
+  /** Several statements without values, all or none. */
+  script(text: string): Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens the database and brings its tables to this version.
+ * @param url postgres://...; without it an embedded PGlite lives in `folder`
+ * @throws InputError, HowdahError "database" or "database_in_use", each saying what to do
+ */
+export async function openDatabase(url: string | undefined, folder: string): Promise<Database> {
+  const database = url === undefined ? await openEmbedded(folder) : await openServer(url);
+  try {
+    await migrate(database);
+    return database;
+  } catch (error) {
+    await database.close();
+    throw error;
+  }
+}
+
+/** @throws HowdahError "database" when the tables are of a later howdah */
+async function migrate(database: Database): Promise<void> {
+  await database.script(versionTable);
+  const [row] = await database.query("SELECT max(version) AS version FROM howdah_schema");
+  const have = Number(row?.version ?? 0);
+  if (have > migrations.length) {
+    throw new HowdahError(
+      "database",
+      `The database has version ${have} of the tables, this howdah knows ${migrations.length}: use the newer howdah that wrote it.`,
+    );
+  }
+  for (let version = have + 1; version <= migrations.length; version++) {
+    // The lock makes two servers that start at once on one PostgreSQL take turns; the second finds the work done.
+    await database.script(`
+      SELECT pg_advisory_xact_lock(7103114);
+      DO $howdah$ BEGIN
+        IF coalesce((SELECT max(version) FROM howdah_schema), 0) = ${version - 1} THEN
+          ${migrations[version - 1]}
+          DELETE FROM howdah_schema;
+          INSERT INTO howdah_schema VALUES (${version});
+        END IF;
+      END $howdah$;`);
+  }
+}
+
+async function openEmbedded(folder: string): Promise<Database> {
+  mkdirSync(dirname(folder), { recursive: true });
+  const unlock = lock(`${folder}.lock`, folder);
+  try {
+    // Heavy (a WebAssembly PostgreSQL): only loaded when someone votes.
+    const { PGlite } = await import("@electric-sql/pglite");
+    const db = await PGlite.create(folder);
+    return {
+      query: async (text, values = []) => (await db.query<Row>(text, [...values])).rows,
+      script: async (text) => {
+        await db.transaction(async (tx) => {
+          await tx.exec(text);
+        });
+      },
+      close: async () => {
+        await db.close();
+        unlock();
+      },
+    };
+  } catch (error) {
+    unlock();
+    throw new HowdahError("database", `Cannot open the embedded database in ${folder}: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+/** PGlite is one process's: a second one on the same folder would destroy it. */
+function lock(file: string, folder: string): () => void {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      writeFileSync(file, String(process.pid), { flag: "wx" });
+      return () => rmSync(file, { force: true });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST" || attempt > 0) throw error;
+      const holder = Number(existsSync(file) ? readFileSync(file, "utf8") : "0");
+      if (holder > 0 && isRunning(holder)) {
+        throw new HowdahError(
+          "database_in_use",
+          `${folder} is in use by process ${holder}: stop that server, or give this one its own folder or a DATABASE_URL.`,
+        );
+      }
+      rmSync(file, { force: true }); // its process died without closing
+    }
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+/** What we use of the package `pg`, which is an optional peer and may be missing. */
+interface PgModule {
+  readonly default: {
+    Pool: new (options: { connectionString: string; max: number }) => PgPool;
+  };
+}
+interface PgPool {
+  query(text: string, values?: unknown[]): Promise<{ rows: Row[] }>;
+  on(event: "error", listener: (error: Error) => void): void;
+  end(): Promise<void>;
+}
+
+async function openServer(url: string): Promise<Database> {
+  if (!/^postgres(ql)?:\/\//.test(url)) {
+    throw new InputError("DATABASE_URL must begin with postgres:// (or be unset, for the embedded database).");
+  }
+  const name: string = "pg";
+  let pg: PgModule;
+  try {
+    pg = (await import(name)) as PgModule;
+  } catch (error) {
+    throw new InputError(
+      "DATABASE_URL is set but the package `pg` is not installed: run `npm install pg`, or unset it.",
+      {
+        cause: error,
+      },
+    );
+  }
+  const pool = new pg.default.Pool({ connectionString: url, max: 4 });
+  pool.on("error", () => {}); // an idle connection that breaks; the next query reports if the server is really away
+  try {
+    await pool.query("SELECT 1");
+  } catch (error) {
+    await pool.end();
+    // The URL holds a password: name only where it points.
+    throw new HowdahError("database", `Cannot reach PostgreSQL at ${new URL(url).host}: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+  return {
+    query: async (text, values = []) => (await pool.query(text, [...values])).rows,
+    script: async (text) => {
+      await pool.query(`BEGIN; ${text}; COMMIT;`); // one message without values: PostgreSQL undoes all of it on an error
+    },
+    close: () => pool.end(),
+  };
+}
