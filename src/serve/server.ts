@@ -1,7 +1,6 @@
 import type { AddressInfo } from "node:net";
 import { createAdaptorServer, type HttpBindings } from "@hono/node-server";
 import { Hono } from "hono";
-import { bodyLimit } from "hono/body-limit";
 import { HowdahError } from "../tensor/errors.ts";
 import { ApiError, toApiError } from "./errors.ts";
 import { Gate } from "./gate.ts";
@@ -77,14 +76,6 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     c.res.headers.set("Referrer-Policy", "no-referrer");
     c.res.headers.set("Cross-Origin-Resource-Policy", "same-origin");
   });
-  app.use(
-    bodyLimit({
-      maxSize: limits.bodyBytes,
-      onError: () => {
-        throw new ApiError(413, "body_too_large", `The body is larger than this server's ${limits.bodyBytes} bytes.`);
-      },
-    }),
-  );
   app.get("/health", (c) =>
     c.json({ status: "ok", models: options.models.list().length, running: gate.running, waiting: gate.waiting }),
   );

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { type Context, Hono } from "hono";
+import { readJson } from "../body.ts";
 import { ApiError, toApiError } from "../errors.ts";
 import type { Gate } from "../gate.ts";
 import type { ModelHost, ModelRegistry } from "../host.ts";
@@ -65,12 +66,12 @@ export function openAiRoutes(options: OpenAiOptions): Hono<Env> {
   app.get("/models/:id{.+}", (c) => c.json(modelObject(find(models, c.req.param("id")))));
 
   app.post("/completions", async (c) => {
-    const body = parse(completionBody, await json(c));
+    const body = parse(completionBody, await readJson(c, limits.bodyBytes));
     return answer(c, completionJob(body, find(models, body.model), limits), completionFormat, options);
   });
 
   app.post("/chat/completions", async (c) => {
-    const body = parse(chatBody, await json(c));
+    const body = parse(chatBody, await readJson(c, limits.bodyBytes));
     return answer(c, chatJob(body, find(models, body.model), limits), chatFormat, options);
   });
 
@@ -89,19 +90,6 @@ function find(models: ModelRegistry, id: string): ModelHost {
   throw new ApiError(404, "model_not_found", `The model ${JSON.stringify(id)} does not exist. ${there}`, {
     param: "model",
   });
-}
-
-/** The body as JSON. Only `application/json`, which another site's page cannot send without asking first. */
-export async function json(c: Context<Env>): Promise<unknown> {
-  if (!/^application\/json\b/i.test(c.req.header("content-type") ?? "")) {
-    throw new ApiError(415, "unsupported_media_type", "Send the body as `Content-Type: application/json`.");
-  }
-  const text = await c.req.text();
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new ApiError(400, "invalid_json", `The body is not JSON: ${(error as Error).message}`);
-  }
 }
 
 async function answer(c: Context<Env>, job: Job, format: Format, options: OpenAiOptions): Promise<Response> {

@@ -1,11 +1,11 @@
 import { Hono } from "hono";
 import { z } from "zod";
 import type { Change, ModelInfo, ServerInfo } from "../api.ts";
+import { readJson } from "../body.ts";
 import { ApiError } from "../errors.ts";
 import type { ModelRegistry } from "../host.ts";
 import type { ServeLimits } from "../limits.ts";
 import { parse } from "../openai/requests.ts";
-import { json } from "../openai/routes.ts";
 import { newVote, type VoteStore } from "../records/votes.ts";
 import type { Env } from "../server.ts";
 import { type EventSink, eventStream } from "../sse.ts";
@@ -126,7 +126,7 @@ export function studioRoutes({ models, runsDir, votes, limits, draining, report 
     const { limit, before } = parse(listQuery, c.req.query());
     return c.json({ votes: await votes.list(limit, before) });
   });
-  app.post("/votes", async (c) => c.json(await votes.add(parse(newVote, await json(c))), 201));
+  app.post("/votes", async (c) => c.json(await votes.add(parse(newVote, await readJson(c, limits.bodyBytes))), 201));
   app.delete("/votes/:id{[0-9]{1,15}}", async (c) => {
     if (await votes.remove(Number(c.req.param("id")))) return c.json({ deleted: true });
     throw new ApiError(404, "vote_not_found", `There is no vote ${c.req.param("id")}.`);
