@@ -2,7 +2,7 @@ import { isFloat } from "./dtype.ts";
 import { ShapeError, StateError } from "./errors.ts";
 import type { Graph, Node, Value } from "./graph.ts";
 import { jit } from "./jit.ts";
-import { defineOp, type Op } from "./op.ts";
+import { defineOp, type GradientContext, type Op } from "./op.ts";
 import { zeros } from "./ops/creation.ts";
 import { identity } from "./ops/elementwise.ts";
 import { broadcastInDim } from "./ops/structure.ts";
@@ -44,24 +44,53 @@ export function reverse(
       if (!active.has(node)) continue;
       const gs = node.outputs.map((v) => cotangents.get(v));
       if (gs.every((g) => g === undefined)) continue;
-      if (!node.op.gradient)
-        throw new StateError(
-          `${node.op.name} has no gradient${node.scope ? ` (in ${node.scope})` : ""}. Cut it off with stopGradient(), or use customGrad.`,
-        );
-      const results = node.op.gradient({
+      const context: GradientContext = {
         inputs: node.inputs.map((v) => recomputed.tensor(v, node)),
         outputs: node.outputs.map((v) => recomputed.tensor(v, node)),
         cotangents: gs,
         attributes: node.attributes,
         wanted: node.inputs.map((v) => isFloat(v.dtype) && flows(v, active, sources)),
         node,
-      });
+      };
+      const results = node.op.gradient ? node.op.gradient(context) : gradientByDecomposition(context);
       node.inputs.forEach((v, k) => {
         if (isFloat(v.dtype) && flows(v, active, sources)) accumulate(v, results[k]);
       });
     }
     return sources.map((v) => cotangents.get(v));
   });
+}
+
+/** The gradient of a composite that has no rule of its own: that of its decomposition. */
+export function gradientByDecomposition({
+  inputs,
+  cotangents,
+  attributes,
+  node,
+}: GradientContext): (Tensor | undefined)[] {
+  const { op } = node;
+  if (!op.decompose)
+    throw new StateError(
+      `${op.name} has no gradient${node.scope ? ` (in ${node.scope})` : ""}. Cut it off with stopGradient(), or use customGrad.`,
+    );
+  return vjpOf(inputs, (...xs) => op.decompose!(xs, attributes), cotangents);
+}
+
+/** The cotangents of `inputs` under `f`; undefined for inputs that are not floating point. */
+export function vjpOf(
+  inputs: readonly Tensor[],
+  f: (...inputs: Tensor[]) => readonly Tensor[],
+  cotangents: readonly (Tensor | undefined)[],
+): (Tensor | undefined)[] {
+  const graph = currentTrace()!;
+  const fresh = inputs.map((t) => identity(t));
+  const outputs = f(...fresh);
+  return reverse(
+    graph,
+    outputs.map((t) => lift(graph, t)),
+    cotangents,
+    fresh.map((t) => lift(graph, t)),
+  );
 }
 
 function flows(v: Value, active: ReadonlySet<Node>, sources: readonly Value[]): boolean {
@@ -178,15 +207,13 @@ export function vjp(
   if (!graph) throw new StateError("vjp works inside a traced function; wrap the code in jit, or use grad.");
   const fresh = inputs.map((t) => identity(t));
   const outputs = f(...fresh);
+  const values = (list: readonly Tensor[]) => list.map((t) => lift(graph, t));
   return {
     outputs,
     pullback: (cotangents) =>
-      reverse(
-        graph,
-        outputs.map((t) => lift(graph, t)),
-        cotangents,
-        fresh.map((t) => lift(graph, t)),
-      ).map((g, i) => g ?? zeros(fresh[i]!.shape, fresh[i]!.dtype)),
+      reverse(graph, values(outputs), cotangents, values(fresh)).map(
+        (g, i) => g ?? zeros(fresh[i]!.shape, fresh[i]!.dtype),
+      ),
   };
 }
 

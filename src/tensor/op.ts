@@ -56,7 +56,9 @@ export interface OpDefinition {
   /** Element-wise ops may be gathered into fused regions. */
   readonly elementwise?: boolean;
   /** `[output, input]` pairs whose storage a backend may share when the input is not needed afterwards. */
-  readonly inPlace?: readonly (readonly [output: number, input: number])[];
+  readonly inPlace?:
+    | readonly (readonly [output: number, input: number])[]
+    | ((inputs: number) => readonly (readonly [output: number, input: number])[]);
   /** Floating-point operations of one call. */
   flops?(inputs: readonly Aval[], outputs: readonly Aval[], attributes: Attributes): number;
   readonly cases?: readonly OpCase[];

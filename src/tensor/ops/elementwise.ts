@@ -497,7 +497,7 @@ export const ceil = one(ceilOp);
 /** To the nearest whole number, halves to the even one. */
 export const round = one(roundOp);
 export const not = one(notOp);
-export const isFinite = (x: Tensor): Tensor<"bool"> => apply1(isFiniteOp, [x]) as Tensor<"bool">;
+export const isFiniteNumber = (x: Tensor): Tensor<"bool"> => apply1(isFiniteOp, [x]) as Tensor<"bool">;
 export const stopGradient = one(stopGradientOp);
 export const identity = one(identityOp);
 export const optimizationBarrier = one(optimizationBarrierOp);
