@@ -1,0 +1,284 @@
+#include "pool.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+#ifdef __linux__
+#include <sched.h>
+#include <sys/mman.h>
+#endif
+
+namespace howdah {
+namespace {
+
+// ---- How many threads ----
+
+#ifdef __linux__
+/** Cores' worth of time that the control group grants (containers), or 0 without a limit. */
+double quota() {
+  if (std::FILE* f = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+    double time = 0, period = 0;
+    const int fields = std::fscanf(f, "%lf %lf", &time, &period); // "max 100000" without a limit
+    std::fclose(f);
+    return fields == 2 && period > 0 ? time / period : 0;
+  }
+  const auto number = [](const char* path) {
+    double x = 0;
+    if (std::FILE* f = std::fopen(path, "r")) {
+      if (std::fscanf(f, "%lf", &x) != 1) x = 0;
+      std::fclose(f);
+    }
+    return x;
+  };
+  const double time = number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), period = number("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  return time > 0 && period > 0 ? time / period : 0;
+}
+#endif
+
+int available_cores() {
+  int cores = (int)std::thread::hardware_concurrency();
+#ifdef __linux__
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
+  const double granted = quota();
+  if (granted > 0 && granted < cores) cores = (int)std::ceil(granted);
+#endif
+  return cores < 1 ? 1 : cores;
+}
+
+constexpr int most_threads = 256;
+
+int configured_threads() {
+  const char* text = std::getenv("HOWDAH_THREADS");
+  const int wanted = text ? std::atoi(text) : 0;
+  const int threads = wanted > 0 ? wanted : available_cores();
+  return threads < most_threads ? threads : most_threads;
+}
+
+// ---- Waiting ----
+
+void relax() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+/** Spins until done() holds, for about 40 microseconds at most: longer would steal time from whoever shares the core. */
+template <class Done>
+bool spin(Done&& done) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::microseconds(40);
+  do {
+    for (int i = 0; i < 16; i++) {
+      if (done()) return true;
+      relax();
+    }
+  } while (Clock::now() < end);
+  return done();
+}
+
+// ---- The pool ----
+
+thread_local int this_thread = 0;
+thread_local bool inside_task = false;
+
+/**
+ * One job at a time, in the fields below. A thread takes a task by counting `remaining` down, and reads the other fields
+ * only after that: they cannot change before the task it took has been counted in `finished`. A thread that comes late
+ * finds `remaining` at zero and touches nothing, so nobody ever waits for a thread that holds no task.
+ */
+class Pool {
+ public:
+  explicit Pool(int threads) : limit(threads), threads(threads) {
+    for (int id = 1; id < threads; id++) std::thread([this, id] { work(id); }).detach();
+  }
+
+  void run(int64_t tasks, void (*call)(void*, int64_t, int), void* body) {
+    const std::lock_guard<std::mutex> one_caller(callers);
+    // The counters have 32 bits (what a futex can wait on), so an extreme number of tasks goes in groups.
+    group = tasks >> 30 ? (tasks + (1 << 30) - 1) >> 30 : 1;
+    total = tasks;
+    function = call;
+    argument = body;
+    const int32_t groups = (int32_t)((tasks + group - 1) / group);
+    count = groups;
+    finished.store(0, std::memory_order_relaxed);
+    remaining.store(groups, std::memory_order_seq_cst);
+    if (sleepers.load(std::memory_order_seq_cst) > 0) {
+      epoch.fetch_add(1, std::memory_order_release);
+      epoch.notify_all();
+    }
+    inside_task = true;
+    while (take()) {
+    }
+    inside_task = false;
+    const auto done = [&] { return finished.load(std::memory_order_acquire) == groups; };
+    if (spin(done)) return;
+    caller_sleeps.store(true, std::memory_order_seq_cst);
+    for (int32_t now; (now = finished.load(std::memory_order_seq_cst)) != groups;) finished.wait(now);
+    caller_sleeps.store(false, std::memory_order_relaxed);
+  }
+
+  std::atomic<int> limit;
+  const int threads;
+
+ private:
+  /** Runs one task of the current job; false if none is left. */
+  bool take() {
+    int32_t left = remaining.load(std::memory_order_acquire);
+    do {
+      if (left <= 0) return false;
+    } while (!remaining.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire));
+    const int64_t first = (int64_t)(count - left) * group;
+    const int64_t last = first + group < total ? first + group : total;
+    const int32_t groups = count;
+    for (int64_t task = first; task < last; task++) function(argument, task, this_thread);
+    // From here on the fields may already be those of the next job.
+    if (finished.fetch_add(1, std::memory_order_seq_cst) + 1 == groups && caller_sleeps.load(std::memory_order_seq_cst))
+      finished.notify_all();
+    return true;
+  }
+
+  [[noreturn]] void work(int id) {
+    this_thread = id;
+    inside_task = true; // whatever runs here runs inside a task
+    const FlushDenormals flush;
+    const auto wanted = [&] {
+      return remaining.load(std::memory_order_acquire) > 0 && id < limit.load(std::memory_order_relaxed);
+    };
+    for (;;) {
+      if (spin(wanted)) {
+        take();
+        continue;
+      }
+      // Announce the sleep, look once more, then sleep until the epoch changes. With both sides in sequentially consistent
+      // order, either the caller sees the sleeper or the sleeper sees the job.
+      const uint32_t seen = epoch.load(std::memory_order_acquire);
+      sleepers.fetch_add(1, std::memory_order_seq_cst);
+      if (!(remaining.load(std::memory_order_seq_cst) > 0 && id < limit.load(std::memory_order_relaxed))) epoch.wait(seen);
+      sleepers.fetch_sub(1, std::memory_order_seq_cst);
+    }
+  }
+
+  std::mutex callers;
+  void (*function)(void*, int64_t, int) = nullptr;
+  void* argument = nullptr;
+  int64_t total = 0, group = 1;
+  int32_t count = 0;
+  alignas(64) std::atomic<int32_t> remaining{0};
+  alignas(64) std::atomic<int32_t> finished{0};
+  alignas(64) std::atomic<uint32_t> epoch{0};
+  alignas(64) std::atomic<int32_t> sleepers{0};
+  std::atomic<bool> caller_sleeps{false};
+};
+
+/** Never destroyed: its threads may outlive static objects when the process ends. */
+Pool& pool() {
+  static Pool& only = *new Pool(configured_threads());
+  return only;
+}
+
+} // namespace
+
+int thread_count() { return pool().limit.load(std::memory_order_relaxed); }
+
+void limit_threads(int count) {
+  Pool& p = pool();
+  p.limit.store(count < 1 ? 1 : count > p.threads ? p.threads : count);
+}
+
+int current_thread() { return this_thread; }
+
+void detail::run_tasks(int64_t tasks, void (*call)(void*, int64_t, int), void* body) {
+  if (tasks <= 0) return;
+  const bool inside = inside_task;
+  if (inside) { // denormals are flushed already
+    for (int64_t task = 0; task < tasks; task++) call(body, task, this_thread);
+    return;
+  }
+  const FlushDenormals flush;
+  if (tasks == 1 || thread_count() == 1) {
+    inside_task = true;
+    for (int64_t task = 0; task < tasks; task++) call(body, task, this_thread);
+    inside_task = false;
+    return;
+  }
+  pool().run(tasks, call, body);
+}
+
+// ---- Denormals ----
+
+#if defined(__x86_64__) || defined(_M_X64)
+FlushDenormals::FlushDenormals() : saved(_mm_getcsr()) { _mm_setcsr((unsigned)saved | 0x8040); } // FTZ and DAZ
+FlushDenormals::~FlushDenormals() {
+  // Only the two bits are put back, so that exception flags raised meanwhile stay raised.
+  _mm_setcsr((_mm_getcsr() & ~0x8040u) | ((unsigned)saved & 0x8040));
+}
+#elif defined(__aarch64__)
+FlushDenormals::FlushDenormals() {
+  __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+  __asm__ volatile("msr fpcr, %0" : : "r"(saved | 1u << 24)); // FZ
+}
+FlushDenormals::~FlushDenormals() { __asm__ volatile("msr fpcr, %0" : : "r"(saved)); }
+#else
+FlushDenormals::FlushDenormals() : saved(0) {}
+FlushDenormals::~FlushDenormals() {}
+#endif
+
+// ---- Scratch ----
+
+namespace {
+
+constexpr size_t huge_page = 2u << 20;
+
+struct Block {
+  void* data = nullptr;
+  size_t bytes = 0;
+
+  void grow(size_t wanted) {
+    release();
+    // Doubling would waste much of what is large; a quarter more keeps the number of moves small.
+    wanted += wanted / 4;
+    const size_t alignment = wanted >= huge_page ? huge_page : 64;
+    const size_t size = (wanted + alignment - 1) / alignment * alignment;
+    data = ::operator new(size, std::align_val_t(alignment));
+    bytes = size;
+    large = alignment == huge_page;
+#ifdef __linux__
+    if (large) madvise(data, size, MADV_HUGEPAGE);
+#endif
+  }
+  void release() {
+    if (data) ::operator delete(data, std::align_val_t(large ? huge_page : 64));
+    data = nullptr;
+    bytes = 0;
+  }
+  ~Block() { release(); }
+
+ private:
+  bool large = false;
+};
+
+thread_local Block blocks[scratch_slots];
+
+} // namespace
+
+float* scratch(int slot, size_t bytes) {
+  Block& block = blocks[slot];
+  if (block.bytes < bytes) block.grow(bytes);
+  return static_cast<float*>(block.data);
+}
+
+} // namespace howdah
