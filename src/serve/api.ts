@@ -1,5 +1,6 @@
 /** What the Studio and the server say to each other under /api. Types only: the Studio imports this file. */
 import type { Event as RunEvent } from "../runs/events.ts";
+import type { RunState } from "../runs/state.ts";
 import type { ErrorBody } from "./errors.ts";
 import type { ChatMessage } from "./host.ts";
 
@@ -22,8 +23,8 @@ export interface ServerInfo {
 /** An element of GET /api/runs, newest first. */
 export interface RunSummary {
   name: string;
-  /** "unknown" before the first event. */
-  status: "started" | "resumed" | "finished" | "stopped" | "failed" | "unknown";
+  /** "empty" before the first event; "interrupted" when it was running and its process is gone. */
+  status: RunState["status"] | "interrupted";
   /** Epoch milliseconds of the first and the last event. */
   began?: number;
   updated?: number;
@@ -34,6 +35,7 @@ export interface RunSummary {
 /** GET /api/runs/:name */
 export interface RunDetail {
   name: string;
+  status: RunSummary["status"];
   /** recipe.yaml as it is on disk; absent where there is none yet. */
   recipe?: string;
   hasReport: boolean;

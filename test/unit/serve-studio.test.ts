@@ -1,7 +1,10 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { appendFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { acquireLock } from "../../src/runs/lock.ts";
 import type { EventsPage, NewVote, RunSummary, Vote } from "../../src/serve/api.ts";
 import { createServer, type Server } from "../../src/serve/index.ts";
 import { openDatabase } from "../../src/serve/records/database.ts";
@@ -33,6 +36,7 @@ describe("the Studio's API", () => {
   const runsDir = join(folder, "runs");
   const models = new ScriptedRegistry(scriptedModel("base", ["."], { description: "pre-trained" }));
   let server: Server;
+  let held: { release(): void };
   const get = async <T>(path: string): Promise<T> => (await fetch(server.url + path)).json() as Promise<T>;
 
   const events = [
@@ -49,6 +53,7 @@ describe("the Studio's API", () => {
     symlinkSync(folder, join(runsDir, ".hidden"));
     writeFileSync(join(runsDir, "hamlet", "events.jsonl"), lines(events));
     writeFileSync(join(runsDir, "hamlet", "recipe.yaml"), "name: hamlet\n");
+    held = acquireLock(join(runsDir, "hamlet", "run.lock"), "hamlet");
     server = await createServer({ models, runsDir, limits: { eventStreams: 3 } });
   });
   afterAll(async () => {
@@ -61,13 +66,23 @@ describe("the Studio's API", () => {
     expect(runs).toEqual([
       {
         name: "hamlet",
-        status: "started",
+        status: "running",
         began: 1000,
         updated: 1002,
         stage: { name: "pretrain", index: 0, count: 2 },
       },
     ]);
-    expect(await get("/api/runs/hamlet")).toEqual({ name: "hamlet", recipe: "name: hamlet\n", hasReport: false });
+    expect(await get("/api/runs/hamlet")).toEqual({
+      name: "hamlet",
+      status: "running",
+      recipe: "name: hamlet\n",
+      hasReport: false,
+    });
+  });
+
+  test("a run whose process is gone without a word is interrupted", async () => {
+    held.release();
+    expect(await get("/api/runs/hamlet")).toMatchObject({ status: "interrupted" });
   });
 
   test("a name cannot leave the folder of runs", async () => {
@@ -282,9 +297,12 @@ describe("votes", () => {
 
   test("a second process on the same folder is refused, a dead one's lock is not", async () => {
     const dir = join(folder, "locked");
-    writeFileSync(`${dir}.lock`, String(process.ppid));
-    await expect(openDatabase(undefined, dir)).rejects.toMatchObject({ code: "database_in_use" });
-    writeFileSync(`${dir}.lock`, "999999999");
+    const lock = `${dir}.lock`;
+    const child = spawn(process.execPath, ["-e", "setTimeout(() => {}, 60000)"]);
+    writeFileSync(lock, JSON.stringify({ pid: child.pid, host: hostname() }));
+    await expect(openDatabase(undefined, dir)).rejects.toMatchObject({ code: "locked" });
+    child.kill("SIGKILL");
+    await once(child, "exit");
     const database = await openDatabase(undefined, dir);
     await database.script("INSERT INTO howdah_schema VALUES (99)");
     await database.close();

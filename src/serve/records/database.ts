@@ -1,5 +1,6 @@
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
+import { acquireLock } from "../../runs/lock.ts";
 import { HowdahError, InputError } from "../../tensor/errors.ts";
 import { migrations, versionTable } from "./schema.ts";
 
@@ -17,7 +18,7 @@ export interface Database {
 /**
  * Opens the database and brings its tables to this version.
  * @param url postgres://...; without it an embedded PGlite lives in `folder`
- * @throws InputError, HowdahError "database" or "database_in_use", each saying what to do
+ * @throws InputError, HowdahError "database", LockError, each saying what to do
  */
 export async function openDatabase(url: string | undefined, folder: string): Promise<Database> {
   const database = url === undefined ? await openEmbedded(folder) : await openServer(url);
@@ -57,7 +58,8 @@ async function migrate(database: Database): Promise<void> {
 
 async function openEmbedded(folder: string): Promise<Database> {
   mkdirSync(dirname(folder), { recursive: true });
-  const unlock = lock(`${folder}.lock`, folder);
+  // PGlite is one process's: a second one on the same folder would destroy it.
+  const lock = acquireLock(`${folder}.lock`, `The database of votes ${folder}`);
   try {
     // Heavy (a WebAssembly PostgreSQL): only loaded when someone votes.
     const { PGlite } = await import("@electric-sql/pglite");
@@ -71,43 +73,14 @@ async function openEmbedded(folder: string): Promise<Database> {
       },
       close: async () => {
         await db.close();
-        unlock();
+        lock.release();
       },
     };
   } catch (error) {
-    unlock();
+    lock.release();
     throw new HowdahError("database", `Cannot open the embedded database in ${folder}: ${(error as Error).message}`, {
       cause: error,
     });
-  }
-}
-
-/** PGlite is one process's: a second one on the same folder would destroy it. */
-function lock(file: string, folder: string): () => void {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      writeFileSync(file, String(process.pid), { flag: "wx" });
-      return () => rmSync(file, { force: true });
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST" || attempt > 0) throw error;
-      const holder = Number(existsSync(file) ? readFileSync(file, "utf8") : "0");
-      if (holder > 0 && isRunning(holder)) {
-        throw new HowdahError(
-          "database_in_use",
-          `${folder} is in use by process ${holder}: stop that server, or give this one its own folder or a DATABASE_URL.`,
-        );
-      }
-      rmSync(file, { force: true }); // its process died without closing
-    }
-  }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 

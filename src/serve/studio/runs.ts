@@ -1,5 +1,6 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { lockHolder } from "../../runs/lock.ts";
 import type { RunDetail, RunEvent, RunSummary } from "../api.ts";
 import { ApiError } from "../errors.ts";
 import { readEvents } from "./event-log.ts";
@@ -45,7 +46,8 @@ export class Runs {
     const folder = await this.folder(name);
     const recipe = await text(`${folder}/recipe.yaml`);
     const hasReport = await isFile(`${folder}/report.md`);
-    return { name, hasReport, ...(recipe === undefined ? {} : { recipe }) };
+    const { status } = await this.#summary(name, folder);
+    return { name, status, hasReport, ...(recipe === undefined ? {} : { recipe }) };
   }
 
   /** Markdown. @throws ApiError 404 */
@@ -56,22 +58,27 @@ export class Runs {
   }
 
   async #summary(name: string, folder: string): Promise<RunSummary> {
-    const known = this.#known.get(name) ?? { offset: 0, summary: { name, status: "unknown" } as RunSummary };
+    const known = this.#known.get(name) ?? { offset: 0, summary: { name, status: "empty" } as RunSummary };
     for (;;) {
       const page = await readEvents(`${folder}/events.jsonl`, known.offset);
-      if (page.reset) known.summary = { name, status: "unknown" };
+      if (page.reset) known.summary = { name, status: "empty" };
       for (const event of page.events) known.summary = advance(known.summary, event);
       known.offset = page.next;
       if (!page.more) break;
     }
     this.#known.set(name, known);
-    return known.summary;
+    const { summary } = known;
+    const dead = summary.status === "running" && lockHolder(`${folder}/run.lock`) === undefined;
+    return dead ? { ...summary, status: "interrupted" } : summary;
   }
 }
 
+/** `applyEvent` without the curves and samples, which a list of runs need not keep in memory. */
 function advance(summary: RunSummary, event: RunEvent): RunSummary {
   const next: RunSummary = { ...summary, began: summary.began ?? event.t, updated: event.t };
-  if (event.type === "run") next.status = event.status;
+  if (event.type === "run") {
+    next.status = event.status === "started" || event.status === "resumed" ? "running" : event.status;
+  }
   if (event.type === "stage") next.stage = { name: event.stage, index: event.index, count: event.count };
   return next;
 }
