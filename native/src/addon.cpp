@@ -1,0 +1,554 @@
+// The boundary to JavaScript: plain Node-API, so that one binary serves all Node versions. Tensors are numbers here: the handle of a
+// slot in a table of this environment, with a generation, so that a stale handle is an error and never a wild pointer.
+#include <node_api.h>
+
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <new>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "error.hpp"
+#include "executor.hpp"
+#include "isa.hpp"
+#include "json.hpp"
+#include "memory.hpp"
+#include "pool.hpp"
+
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
+
+namespace howdah {
+namespace {
+
+/** A table of things that JavaScript knows by number. */
+template <class T>
+class Handles {
+ public:
+  double add(T value) {
+    uint32_t slot;
+    if (free_.empty()) {
+      slot = uint32_t(slots_.size());
+      slots_.emplace_back();
+    } else {
+      slot = free_.back();
+      free_.pop_back();
+    }
+    slots_[slot].value = std::move(value);
+    slots_[slot].used = true;
+    count_ += 1;
+    return double(slots_[slot].generation) * kSlots + slot;
+  }
+  T& get(double handle) { return find(handle).value; }
+  T take(double handle) {
+    Slot& slot = find(handle);
+    T value = std::move(slot.value);
+    slot.value = T();
+    slot.used = false;
+    slot.generation = (slot.generation + 1) % (1 << 20);
+    free_.push_back(uint32_t(&slot - slots_.data()));
+    count_ -= 1;
+    return value;
+  }
+  void clear() {
+    slots_.clear();
+    free_.clear();
+    count_ = 0;
+  }
+  int64_t count() const { return count_; }
+
+ private:
+  static constexpr double kSlots = 4294967296.0;
+  struct Slot {
+    T value{};
+    uint32_t generation = 1;
+    bool used = false;
+  };
+  Slot& find(double handle) {
+    const double generation = handle >= 0 && handle < 9007199254740992.0 ? double(uint64_t(handle / kSlots)) : 0;
+    const double slot = handle - generation * kSlots;
+    if (!(slot >= 0) || slot >= double(slots_.size()) || slot != double(uint32_t(slot)))
+      fail("This tensor memory or program does not belong to the native backend of this thread.");
+    Slot& found = slots_[uint32_t(slot)];
+    if (!found.used || double(found.generation) != generation) fail("This tensor memory or program was already released.");
+    return found;
+  }
+  std::vector<Slot> slots_;
+  std::vector<uint32_t> free_;
+  int64_t count_ = 0;
+};
+
+/** A promise to be settled on the JavaScript thread. */
+struct Settlement {
+  napi_deferred deferred;
+  napi_ref target;  // the array that was being filled, or null
+  bool failed;
+  std::string message;
+};
+
+/** What the executor thread shares with one JavaScript environment; outlives it while jobs are queued. */
+struct Channel {
+  /** Held while the executor writes into JavaScript's memory, and while the environment closes. */
+  std::mutex writing;
+  bool closed = false;
+  std::mutex mutex;
+  std::deque<Settlement> settled;
+  napi_threadsafe_function wake = nullptr;
+  /** The first failure that nobody has been told of yet. Executor thread only. */
+  std::shared_ptr<const std::string> failure;
+};
+
+struct Environment {
+  std::shared_ptr<Channel> channel = std::make_shared<Channel>();
+  Handles<BlockRef> buffers;
+  int64_t live_bytes = 0;
+  Handles<std::shared_ptr<Executable>> executables;
+  int64_t pending = 0;
+};
+
+/** Node-API calls that can only fail when the environment is going down. */
+void check(napi_status status) {
+  if (status != napi_ok) fail("Node-API refused a call (status ", int(status), ").");
+}
+
+Environment& environment(napi_env env) {
+  void* data = nullptr;
+  check(napi_get_instance_data(env, &data));
+  if (!data) fail("The native backend was closed.");
+  return *static_cast<Environment*>(data);
+}
+
+struct Arguments {
+  napi_env env;
+  napi_value values[4] = {};
+  size_t count = 4;
+
+  Arguments(napi_env e, napi_callback_info info) : env(e) { check(napi_get_cb_info(env, info, &count, values, nullptr, nullptr)); }
+
+  double number(size_t i) const {
+    double out = 0;
+    if (i >= count || napi_get_value_double(env, values[i], &out) != napi_ok) fail("Argument ", int(i), " should be a number.");
+    return out;
+  }
+  bool boolean(size_t i) const {
+    bool out = false;
+    if (i >= count || napi_get_value_bool(env, values[i], &out) != napi_ok) fail("Argument ", int(i), " should be true or false.");
+    return out;
+  }
+  std::string string(size_t i) const {
+    size_t length = 0;
+    if (i >= count || napi_get_value_string_utf8(env, values[i], nullptr, 0, &length) != napi_ok)
+      fail("Argument ", int(i), " should be a string.");
+    std::string out(length, '\0');
+    check(napi_get_value_string_utf8(env, values[i], out.data(), length + 1, &length));
+    return out;
+  }
+  /** A typed array's memory. */
+  std::pair<void*, size_t> bytes(size_t i) const {
+    bool is_typed = false;
+    if (i >= count || napi_is_typedarray(env, values[i], &is_typed) != napi_ok || !is_typed)
+      fail("Argument ", int(i), " should be a typed array.");
+    napi_typedarray_type type;
+    size_t length = 0, offset = 0;
+    void* data = nullptr;
+    napi_value buffer;
+    check(napi_get_typedarray_info(env, values[i], &type, &length, &data, &buffer, &offset));
+    size_t width = 1;
+    switch (type) {
+      case napi_int16_array:
+      case napi_uint16_array: width = 2; break;
+      case napi_int32_array:
+      case napi_uint32_array:
+      case napi_float32_array: width = 4; break;
+      case napi_float64_array:
+      case napi_bigint64_array:
+      case napi_biguint64_array: width = 8; break;
+      default: break;
+    }
+    return {data, length * width};
+  }
+  /** A Float64Array of handles. */
+  std::pair<const double*, size_t> handles(size_t i) const {
+    const auto [data, length] = bytes(i);
+    return {static_cast<const double*>(data), length / sizeof(double)};
+  }
+};
+
+napi_value number(napi_env env, double x) {
+  napi_value out;
+  check(napi_create_double(env, x, &out));
+  return out;
+}
+
+napi_value text(napi_env env, const std::string& x) {
+  napi_value out;
+  check(napi_create_string_utf8(env, x.data(), x.size(), &out));
+  return out;
+}
+
+void set(napi_env env, napi_value object, const char* name, napi_value value) {
+  check(napi_set_named_property(env, object, name, value));
+}
+
+using Body = napi_value (*)(const Arguments&);
+
+/** Turns C++ exceptions into JavaScript ones. */
+template <Body body>
+napi_value guarded(napi_env env, napi_callback_info info) {
+  std::string message;
+  try {
+    return body(Arguments(env, info));
+  } catch (const std::bad_alloc&) {
+    message = "The native backend ran out of memory.";
+  } catch (const std::exception& error) {
+    message = error.what();
+  } catch (...) {
+    message = "The native backend failed for an unknown reason.";
+  }
+  napi_throw_error(env, nullptr, message.c_str());
+  return nullptr;
+}
+
+// --- Promises ------------------------------------------------------------------------------------------------------------------------
+
+/** Runs on the JavaScript thread: settles what the executor has finished. */
+void settle(napi_env env, napi_value, void* context, void*) {
+  if (!env) return;
+  auto& channel = *static_cast<Channel*>(context);
+  std::deque<Settlement> ready;
+  {
+    std::lock_guard lock(channel.mutex);
+    ready.swap(channel.settled);
+  }
+  void* data = nullptr;
+  napi_get_instance_data(env, &data);
+  auto* state = static_cast<Environment*>(data);
+  for (Settlement& item : ready) {
+    napi_value result = nullptr;
+    if (item.target) {
+      napi_get_reference_value(env, item.target, &result);
+      napi_delete_reference(env, item.target);
+    }
+    if (item.failed) {
+      napi_value message, error;
+      napi_create_string_utf8(env, item.message.data(), item.message.size(), &message);
+      napi_create_error(env, nullptr, message, &error);
+      napi_reject_deferred(env, item.deferred, error);
+    } else {
+      if (!result) napi_get_undefined(env, &result);
+      napi_resolve_deferred(env, item.deferred, result);
+    }
+    // Waiting results keep the process alive; a queue that nobody waits for does not.
+    if (state && --state->pending == 0) napi_unref_threadsafe_function(env, channel.wake);
+  }
+}
+
+/** Queues a job whose outcome settles a promise. `job` may write into `target`'s memory; it is not called once the environment closed. */
+napi_value promise(const Arguments& arguments, napi_value target, std::function<void()> job) {
+  Environment& state = environment(arguments.env);
+  napi_deferred deferred;
+  napi_value result;
+  check(napi_create_promise(arguments.env, &deferred, &result));
+  napi_ref reference = nullptr;
+  if (target) check(napi_create_reference(arguments.env, target, 1, &reference));
+  if (state.pending++ == 0) check(napi_ref_threadsafe_function(arguments.env, state.channel->wake));
+  enqueue([channel = state.channel, deferred, reference, job = std::move(job)] {
+    std::lock_guard writing(channel->writing);
+    if (channel->closed) return;
+    Settlement item{deferred, reference, false, {}};
+    // A failed run is told of once, by whatever waits first.
+    if (channel->failure) {
+      item.failed = true;
+      item.message = *std::exchange(channel->failure, nullptr);
+    } else {
+      try {
+        job();
+      } catch (const std::exception& error) {
+        item.failed = true;
+        item.message = error.what();
+      }
+    }
+    {
+      std::lock_guard lock(channel->mutex);
+      channel->settled.push_back(std::move(item));
+    }
+    napi_call_threadsafe_function(channel->wake, nullptr, napi_tsfn_nonblocking);
+  });
+  return result;
+}
+
+// --- Buffers -------------------------------------------------------------------------------------------------------------------------
+
+double adopt(Environment& state, BlockRef block) {
+  state.live_bytes += int64_t(block->bytes);
+  return state.buffers.add(std::move(block));
+}
+
+/** allocate(bytes) -> handle */
+napi_value js_allocate(const Arguments& arguments) {
+  const double bytes = arguments.number(0);
+  if (!(bytes >= 0 && bytes <= 9007199254740992.0)) fail("A size in bytes must not be negative.");
+  return number(arguments.env, adopt(environment(arguments.env), allocate(size_t(bytes))));
+}
+
+/** upload(array) -> handle; the array is copied before this returns. */
+napi_value js_upload(const Arguments& arguments) {
+  const auto [data, bytes] = arguments.bytes(0);
+  BlockRef block = allocate(bytes);
+  if (bytes) std::memcpy(block->data, data, bytes);
+  return number(arguments.env, adopt(environment(arguments.env), std::move(block)));
+}
+
+/** release(handle): queued work that uses the buffer still finishes. */
+napi_value js_release(const Arguments& arguments) {
+  Environment& state = environment(arguments.env);
+  const BlockRef block = state.buffers.take(arguments.number(0));
+  state.live_bytes -= int64_t(block->bytes);
+  return nullptr;
+}
+
+/** download(handle, array): a promise of the array, filled after everything queued before it. */
+napi_value js_download(const Arguments& arguments) {
+  BlockRef block = environment(arguments.env).buffers.get(arguments.number(0));
+  const auto [data, bytes] = arguments.bytes(1);
+  if (bytes > block->bytes) fail("A download of ", bytes, " bytes from a buffer of ", block->bytes, ".");
+  return promise(arguments, arguments.values[1], [block, data = data, bytes = bytes] {
+    if (block->failure) throw Error(*block->failure);
+    if (bytes) std::memcpy(data, block->data, bytes);
+  });
+}
+
+/** sync(): a promise kept when everything queued before it is done. */
+napi_value js_sync(const Arguments& arguments) {
+  return promise(arguments, nullptr, [] {});
+}
+
+// --- Programs ------------------------------------------------------------------------------------------------------------------------
+
+/** compile(program as JSON, [constants], bf16) -> handle */
+napi_value js_compile(const Arguments& arguments) {
+  const Json program = Json::parse(arguments.string(0));
+  std::vector<BlockRef> constants;
+  uint32_t count = 0;
+  check(napi_get_array_length(arguments.env, arguments.values[1], &count));
+  for (uint32_t i = 0; i < count; ++i) {
+    Arguments item = arguments;
+    item.count = 1;
+    check(napi_get_element(arguments.env, arguments.values[1], i, &item.values[0]));
+    const auto [data, bytes] = item.bytes(0);
+    constants.push_back(allocate(bytes));
+    if (bytes) std::memcpy(constants.back()->data, data, bytes);
+  }
+  return number(arguments.env,
+                environment(arguments.env).executables.add(Executable::compile(program, constants, arguments.boolean(2))));
+}
+
+napi_value js_release_executable(const Arguments& arguments) {
+  // Kernels and constants go when the last queued run is done, on the executor thread.
+  enqueue([last = environment(arguments.env).executables.take(arguments.number(0))]() mutable { last.reset(); });
+  return nullptr;
+}
+
+/** run(handle, Float64Array of input handles, Float64Array of output handles): queues and returns. */
+napi_value js_run(const Arguments& arguments) {
+  Environment& state = environment(arguments.env);
+  std::shared_ptr<Executable> executable = state.executables.get(arguments.number(0));
+  auto collect = [&](size_t argument, const std::vector<TensorType>& wanted, const char* what) {
+    const auto [handles, count] = arguments.handles(argument);
+    if (count != wanted.size()) fail("A program with ", wanted.size(), " ", what, "s was given ", count, ".");
+    std::vector<BlockRef> blocks;
+    blocks.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+      blocks.push_back(state.buffers.get(handles[i]));
+      if (int64_t(blocks.back()->bytes) < wanted[i].bytes)
+        fail("The buffer of ", what, " ", i, " holds ", blocks.back()->bytes, " bytes, but ", describe(wanted[i]), " needs ",
+             wanted[i].bytes, ".");
+    }
+    return blocks;
+  };
+  std::vector<BlockRef> inputs = collect(1, executable->inputs(), "input");
+  std::vector<BlockRef> outputs = collect(2, executable->outputs(), "output");
+  enqueue([channel = state.channel, executable, inputs = std::move(inputs), outputs = std::move(outputs)] {
+    std::shared_ptr<const std::string> failure;
+    std::vector<void*> in, out;
+    for (const BlockRef& block : inputs) {
+      in.push_back(block->data);
+      if (block->failure && !failure) failure = block->failure;
+    }
+    for (const BlockRef& block : outputs) out.push_back(block->data);
+    if (!failure) {
+      std::string message;
+      try {
+        executable->run(in.data(), out.data(), program_stack(executable->stack_bytes()));
+      } catch (const std::bad_alloc&) {
+        message = "The native backend ran out of memory.";
+      } catch (const std::exception& error) {
+        message = error.what();
+      } catch (...) {
+        message = "The native backend failed for an unknown reason.";
+      }
+      if (!message.empty()) {
+        failure = std::make_shared<const std::string>(message);
+        if (!channel->failure) channel->failure = failure;
+      }
+    }
+    for (const BlockRef& block : outputs) block->failure = failure;
+  });
+  return nullptr;
+}
+
+/** profile(handle, on): takes effect for runs queued later, and sets the counters to zero. */
+napi_value js_profile(const Arguments& arguments) {
+  enqueue([executable = environment(arguments.env).executables.get(arguments.number(0)), on = arguments.boolean(1)] {
+    executable->profile(on);
+  });
+  return nullptr;
+}
+
+/** readProfile(handle) -> [{op, scope, nanoseconds, calls}]; call after sync(). */
+napi_value js_read_profile(const Arguments& arguments) {
+  std::vector<Executable::Counter> counters;
+  environment(arguments.env).executables.get(arguments.number(0))->read_profile(counters);
+  napi_value list;
+  check(napi_create_array_with_length(arguments.env, counters.size(), &list));
+  for (size_t i = 0; i < counters.size(); ++i) {
+    napi_value item;
+    check(napi_create_object(arguments.env, &item));
+    set(arguments.env, item, "op", text(arguments.env, counters[i].op));
+    set(arguments.env, item, "scope", text(arguments.env, counters[i].scope));
+    set(arguments.env, item, "nanoseconds", number(arguments.env, double(counters[i].nanoseconds)));
+    set(arguments.env, item, "calls", number(arguments.env, double(counters[i].calls)));
+    check(napi_set_element(arguments.env, list, uint32_t(i), item));
+  }
+  return list;
+}
+
+// --- Facts ---------------------------------------------------------------------------------------------------------------------------
+
+napi_value js_memory(const Arguments& arguments) {
+  const Environment& state = environment(arguments.env);
+  const MemoryStats stats = memory_stats();
+  napi_value out;
+  check(napi_create_object(arguments.env, &out));
+  set(arguments.env, out, "liveBuffers", number(arguments.env, double(state.buffers.count())));
+  set(arguments.env, out, "liveBytes", number(arguments.env, double(state.live_bytes)));
+  set(arguments.env, out, "usedBytes", number(arguments.env, double(stats.live_bytes)));
+  set(arguments.env, out, "peakBytes", number(arguments.env, double(stats.peak_bytes)));
+  set(arguments.env, out, "cachedBytes", number(arguments.env, double(stats.cached_bytes)));
+  return out;
+}
+
+napi_value js_reset_peak(const Arguments&) {
+  reset_peak();
+  return nullptr;
+}
+
+/** trim(): gives cached memory back to the system, the program stack too once the queue is done. */
+napi_value js_trim(const Arguments&) {
+  enqueue([] {
+    drop_program_stack();
+    trim();
+  });
+  return nullptr;
+}
+
+napi_value js_supports(const Arguments& arguments) {
+  napi_value out;
+  check(napi_get_boolean(arguments.env, find_kernel(arguments.string(0)) != nullptr, &out));
+  return out;
+}
+
+/** facts() -> {isa, threads, bf16, isas, caches} */
+napi_value js_facts(const Arguments& arguments) {
+  napi_env env = arguments.env;
+  napi_value out, isas, caches, bf16;
+  check(napi_create_object(env, &out));
+  set(env, out, "isa", text(env, isa_name(isa())));
+  set(env, out, "threads", number(env, thread_count()));
+  check(napi_get_boolean(env, has_bf16_dot(), &bf16));
+  set(env, out, "bf16", bf16);
+  check(napi_create_array(env, &isas));
+  uint32_t count = 0;
+  for (const Isa one : {Isa::portable, Isa::neon, Isa::avx2, Isa::avx512, Isa::avx512bf16})
+    if (isa_available(one)) check(napi_set_element(env, isas, count++, text(env, isa_name(one))));
+  set(env, out, "available", isas);
+  check(napi_create_object(env, &caches));
+  set(env, caches, "l1", number(env, double(cache_sizes().l1)));
+  set(env, caches, "l2", number(env, double(cache_sizes().l2)));
+  set(env, caches, "l3", number(env, double(cache_sizes().l3)));
+  set(env, out, "caches", caches);
+  return out;
+}
+
+/** Other threads of this library live as long as the process, so it must never be unloaded (as happens when a worker thread ends). */
+void stay_loaded() {
+  // Linux links with -z nodelete as well; this covers macOS and Windows.
+#if defined(_WIN32)
+  HMODULE self;
+  GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, reinterpret_cast<LPCSTR>(&stay_loaded), &self);
+#else
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void*>(&stay_loaded), &info)) dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+#endif
+}
+
+void close(void* data) {
+  auto* state = static_cast<Environment*>(data);
+  {
+    // Waits for a download that is being copied; later ones see `closed` and leave JavaScript's memory alone.
+    std::lock_guard writing(state->channel->writing);
+    state->channel->closed = true;
+  }
+  napi_release_threadsafe_function(state->channel->wake, napi_tsfn_abort);
+  state->buffers.clear();
+  state->executables.clear();
+}
+
+void initialise(napi_env env, napi_value exports) {
+  stay_loaded();
+  auto* state = new Environment;
+  check(napi_set_instance_data(env, state, [](napi_env, void* data, void*) { delete static_cast<Environment*>(data); }, nullptr));
+  // The context outlives the function: the finalizer drops this reference.
+  auto* shared = new std::shared_ptr<Channel>(state->channel);
+  check(napi_create_threadsafe_function(
+      env, nullptr, nullptr, text(env, "howdah"), 0, 1, shared,
+      [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<Channel>*>(data); }, state->channel.get(), settle,
+      &state->channel->wake));
+  check(napi_unref_threadsafe_function(env, state->channel->wake));
+  check(napi_add_env_cleanup_hook(env, close, state));
+
+  const std::pair<const char*, napi_callback> functions[] = {
+      {"allocate", guarded<js_allocate>},   {"upload", guarded<js_upload>},
+      {"release", guarded<js_release>},     {"download", guarded<js_download>},
+      {"sync", guarded<js_sync>},           {"compile", guarded<js_compile>},
+      {"run", guarded<js_run>},             {"releaseExecutable", guarded<js_release_executable>},
+      {"profile", guarded<js_profile>},     {"readProfile", guarded<js_read_profile>},
+      {"memory", guarded<js_memory>},       {"resetPeak", guarded<js_reset_peak>},
+      {"trim", guarded<js_trim>},           {"supports", guarded<js_supports>},
+      {"facts", guarded<js_facts>},
+  };
+  for (const auto& [name, callback] : functions) {
+    napi_value function;
+    check(napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function));
+    set(env, exports, name, function);
+  }
+}
+
+napi_value start(napi_env env, napi_value exports) {
+  try {
+    initialise(env, exports);
+  } catch (const std::exception& error) {
+    napi_throw_error(env, nullptr, error.what());
+  }
+  return exports;
+}
+
+}  // namespace
+}  // namespace howdah
+
+NAPI_MODULE_INIT() { return howdah::start(env, exports); }

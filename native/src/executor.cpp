@@ -1,0 +1,251 @@
+#include "executor.hpp"
+
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+
+#include "error.hpp"
+#include "pool.hpp"
+
+namespace howdah {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+
+int64_t align_up(int64_t bytes) { return (bytes + kAlignment - 1) & ~(kAlignment - 1); }
+
+TensorType parse_type(const Json& value) {
+  TensorType type{parse_dtype(value.at("dtype").string()), value.at("shape").integers(), 1, 0};
+  if (type.rank() > kMaxRank) fail("The native backend handles at most ", kMaxRank, " dimensions, got ", describe(type), ".");
+  for (const int64_t n : type.shape) {
+    if (n < 0) fail("A dimension is negative in ", describe(type), ".");
+    if (n > 0 && type.size > (int64_t{1} << 46) / n) fail("A tensor is too large for any memory: ", describe(type), ".");
+    type.size *= n;
+  }
+  type.bytes = type.size * bytes_of(type.dtype);
+  return type;
+}
+
+Location parse_location(const Json& storage, int64_t bytes, int64_t inputs, int64_t outputs, int64_t constants, int64_t arena) {
+  const std::string& kind = storage.at("kind").string();
+  const bool in_arena = kind == "arena";
+  const int64_t index = storage.at(in_arena ? "offset" : "index").integer();
+  auto check = [&](int64_t end, int64_t limit) {
+    if (index < 0 || end > limit) fail("A value's storage lies outside the program's ", kind, " storage.");
+  };
+  if (kind == "input") return check(index + 1, inputs), Location{Location::Space::input, index};
+  if (kind == "output") return check(index + 1, outputs), Location{Location::Space::output, index};
+  if (kind == "constant") return check(index + 1, constants), Location{Location::Space::constant, index};
+  if (!in_arena) fail("Unknown kind of storage \"", kind, "\".");
+  if (index % kAlignment != 0) fail("An arena offset is not a multiple of ", kAlignment, ".");
+  check(index + bytes, arena);
+  return {Location::Space::arena, index};
+}
+
+}  // namespace
+
+std::shared_ptr<Executable> Executable::compile(const Json& program, const std::vector<BlockRef>& constants, bool bf16_matmul) {
+  auto made = std::make_shared<Executable>();
+  const std::vector<int64_t> input_ids = program.at("inputs").integers();
+  const std::vector<int64_t> output_ids = program.at("outputs").integers();
+  const int64_t arena_bytes = program.at("arenaBytes").integer();
+  if (arena_bytes < 0) fail("A program's arena has a negative size.");
+  for (const int64_t position : program.at("constants").integers()) {
+    if (position < 0 || size_t(position) >= constants.size()) fail("A constant of the program is missing.");
+    made->constants_.push_back(constants[size_t(position)]);
+  }
+
+  std::vector<TensorType> types;
+  std::vector<Location> locations;
+  for (const Json& value : program.at("values").array()) {
+    types.push_back(parse_type(value));
+    locations.push_back(parse_location(value.at("storage"), types.back().bytes, int64_t(input_ids.size()), int64_t(output_ids.size()),
+                                       int64_t(made->constants_.size()), arena_bytes));
+    const Location where = locations.back();
+    if (where.space == Location::Space::constant && int64_t(made->constants_[size_t(where.index)]->bytes) < types.back().bytes)
+      fail("A constant holds fewer bytes than its value ", describe(types.back()), ".");
+  }
+  auto at = [&](int64_t id) {
+    if (id < 0 || size_t(id) >= types.size()) fail("A program names a value that it does not have.");
+    return size_t(id);
+  };
+
+  for (const int64_t id : input_ids) made->inputs_.push_back(types[at(id)]);
+  for (size_t i = 0; i < output_ids.size(); ++i) {
+    const size_t id = at(output_ids[i]);
+    made->outputs_.push_back(types[id]);
+    // An output that is an input, a constant or another output is copied at the end.
+    if (locations[id].space != Location::Space::output || locations[id].index != int64_t(i))
+      made->copies_.push_back({locations[id], int64_t(i), types[id].bytes});
+  }
+  // Values that live in the buffers of arguments must fit there.
+  for (size_t id = 0; id < types.size(); ++id) {
+    const Location where = locations[id];
+    const int64_t room = where.space == Location::Space::input    ? made->inputs_[size_t(where.index)].bytes
+                         : where.space == Location::Space::output ? made->outputs_[size_t(where.index)].bytes
+                                                                  : types[id].bytes;
+    if (types[id].bytes > room) fail("A value ", describe(types[id]), " does not fit the argument that it shares storage with.");
+  }
+  for (const Json& pair : program.at("aliases").array()) {
+    const std::vector<int64_t> ids = pair.integers();
+    if (ids.size() != 2 || ids[0] < 0 || ids[1] < 0 || size_t(ids[0]) >= output_ids.size() || size_t(ids[1]) >= input_ids.size())
+      fail("A program's alias names an argument that it does not have.");
+    made->aliases_.emplace_back(ids[0], ids[1]);
+  }
+
+  int64_t most_workspace = 0;
+  for (const Json& encoded : program.at("instructions").array()) {
+    Instruction instruction;
+    instruction.op = encoded.at("op").string();
+    instruction.scope = encoded.string("scope", "");
+    instruction.attributes = &encoded["attributes"];
+    instruction.bf16_matmul = bf16_matmul;
+    Step step;
+    step.op = instruction.op;
+    step.scope = instruction.scope;
+    for (const int64_t id : encoded.at("inputs").integers()) {
+      instruction.inputs.push_back(types[at(id)]);
+      step.in_locations.push_back(locations[at(id)]);
+    }
+    for (const int64_t id : encoded.at("outputs").integers()) {
+      instruction.outputs.push_back(types[at(id)]);
+      step.out_locations.push_back(locations[at(id)]);
+      const Location::Space space = locations[at(id)].space;
+      if (space == Location::Space::constant || space == Location::Space::input) {
+        // Writing to an input's storage is right only where the program says that the buffer is donated.
+        bool donated = false;
+        for (const auto& [output, input] : made->aliases_)
+          donated |= space == Location::Space::input && input == locations[at(id)].index;
+        if (!donated) instruction.wrong("it would write to a constant or to an input that is not donated");
+      }
+    }
+    if (encoded.has("programs"))
+      for (const Json& body : encoded.at("programs").array()) step.programs.push_back(compile(body, constants, bf16_matmul));
+    instruction.programs = step.programs;
+    const KernelMaker make = find_kernel(instruction.op);
+    if (!make) instruction.wrong("the native backend has no such kernel");
+    try {
+      step.kernel = make(instruction);
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      if (message.rfind("The native kernel", 0) == 0) throw;
+      instruction.wrong(message);
+    } catch (const std::invalid_argument& error) {
+      instruction.wrong(error.what());
+    }
+    step.in.resize(step.in_locations.size());
+    step.out.resize(step.out_locations.size());
+    if (instruction.workspace_bytes > most_workspace) most_workspace = instruction.workspace_bytes;
+    made->steps_.push_back(std::move(step));
+  }
+  made->workspace_offset_ = align_up(arena_bytes);
+  made->stack_bytes_ = made->workspace_offset_ + align_up(most_workspace);
+  return made;
+}
+
+void Executable::run(void* const* inputs, void* const* outputs, std::byte* stack) {
+  auto resolve = [&](const Location& where) -> void* {
+    switch (where.space) {
+      case Location::Space::input: return inputs[where.index];
+      case Location::Space::output: return outputs[where.index];
+      case Location::Space::constant: return constants_[size_t(where.index)]->data;
+      case Location::Space::arena: return stack + where.index;
+    }
+    return nullptr;
+  };
+  for (Step& step : steps_) {
+    for (size_t i = 0; i < step.in.size(); ++i) step.in[i] = resolve(step.in_locations[i]);
+    for (size_t i = 0; i < step.out.size(); ++i) step.out[i] = resolve(step.out_locations[i]);
+    const Call call{step.in.data(), step.out.data(), stack + workspace_offset_};
+    if (!profiling_) {
+      step.kernel(call);
+      continue;
+    }
+    const auto start = std::chrono::steady_clock::now();
+    step.kernel(call);
+    step.nanoseconds += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+    step.calls += 1;
+  }
+  // Inputs are copied out first: an output that shares a donated input's buffer may overwrite it.
+  for (const bool from_input : {true, false})
+    for (const Copy& copy : copies_) {
+      if ((copy.from.space == Location::Space::input) != from_input) continue;
+      const void* from = resolve(copy.from);
+      if (from != outputs[copy.output]) std::memcpy(outputs[copy.output], from, size_t(copy.bytes));
+    }
+}
+
+void Executable::profile(bool on) {
+  profiling_ = on;
+  for (Step& step : steps_) {
+    step.nanoseconds = step.calls = 0;
+    for (const auto& body : step.programs) body->profile(on);
+  }
+}
+
+void Executable::read_profile(std::vector<Counter>& into) const {
+  for (const Step& step : steps_) {
+    into.push_back({step.op, step.scope, step.nanoseconds, step.calls});
+    for (const auto& body : step.programs) body->read_profile(into);
+  }
+}
+
+namespace {
+
+struct Queue {
+  std::mutex mutex;
+  std::condition_variable ready;
+  std::deque<std::function<void()>> jobs;
+
+  Queue() {
+    std::thread([this] { loop(); }).detach();
+  }
+
+  void loop() {
+    const FlushDenormals flush;
+    while (true) {
+      std::function<void()> job;
+      {
+        std::unique_lock lock(mutex);
+        ready.wait(lock, [&] { return !jobs.empty(); });
+        job = std::move(jobs.front());
+        jobs.pop_front();
+      }
+      job();
+    }
+  }
+};
+
+BlockRef& stack_block() {
+  static BlockRef* block = new BlockRef;
+  return *block;
+}
+
+}  // namespace
+
+void enqueue(std::function<void()> job) {
+  // Never destroyed: the thread may be inside a kernel when the process exits.
+  static Queue* queue = new Queue;
+  {
+    std::lock_guard lock(queue->mutex);
+    queue->jobs.push_back(std::move(job));
+  }
+  queue->ready.notify_one();
+}
+
+std::byte* program_stack(int64_t bytes) {
+  BlockRef& block = stack_block();
+  if (!block || int64_t(block->capacity) < bytes) {
+    block = BlockRef();
+    block = allocate(size_t(bytes));
+  }
+  return static_cast<std::byte*>(block->data);
+}
+
+void drop_program_stack() { stack_block() = BlockRef(); }
+
+}  // namespace howdah
