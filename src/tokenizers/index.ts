@@ -2,6 +2,14 @@ export type { BpeModel, BpeTrainingOptions } from "./bpe-train.ts";
 export { trainBpe } from "./bpe-train.ts";
 export { ByteLevelTokenizer } from "./byte-level.ts";
 export { Utf8Stream } from "./bytes.ts";
+export type { ChatMessage, ChatTemplateOptions, EncodedChat } from "./chat-template.ts";
+export {
+  applyChatTemplate,
+  CHAT_SPECIAL_TOKENS,
+  CHAT_TOKENIZER_CONFIG,
+  DEFAULT_CHAT_TEMPLATE,
+  encodeChat,
+} from "./chat-template.ts";
 export type { ConfiguredToken, TokenizerConfig } from "./folder.ts";
 export { gpt2File, loadTokenizer } from "./load.ts";
 export { GPT2_PATTERN } from "./pretokenize.ts";

@@ -1,11 +1,15 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
+  applyChatTemplate,
   ByteLevelTokenizer,
+  type ChatMessage,
   checkTokenizerFile,
+  DEFAULT_CHAT_TEMPLATE,
+  encodeChat,
   loadTokenizer,
   trainByteLevelBpe,
 } from "../../src/tokenizers/index.ts";
@@ -104,5 +108,56 @@ describe("the parts of tokenizer.json", async () => {
     const out = join(folder, `part ${example.name}`);
     await tokenizer.save(out);
     expect(await readFile(join(out, "tokenizer.json"), "utf8")).toBe(example.tokenizer);
+  });
+});
+
+describe("llama2.c's tokenizer", () => {
+  test("gives the ids of llama2.c's own algorithm, and the text back", async () => {
+    const path = join(folder, "llama2c");
+    await mkdir(path);
+    await copyFile(new URL("tok512.bin", golden), join(path, "tokenizer.bin"));
+    const tokenizer = await loadTokenizer(path);
+    expect(tokenizer.vocabularySize).toBe(512);
+    for (const { text, ids } of JSON.parse(await read("llama2c-ids.json")) as Ids[]) {
+      expect(tokenizer.encode(text), JSON.stringify(text)).toEqual(ids);
+      expect(tokenizer.decode(ids, { skipSpecialTokens: true })).toBe(text);
+    }
+  });
+});
+
+describe("chat templates", async () => {
+  const { tokenizer: file, cases } = JSON.parse(await read("chat.json")) as {
+    readonly tokenizer: unknown;
+    readonly cases: {
+      readonly name: string;
+      readonly template: string;
+      readonly messages: ChatMessage[];
+      readonly tools: Record<string, unknown>[] | null;
+      readonly prompt: boolean;
+      readonly variables: { readonly assistant_name?: string };
+      readonly text: string;
+      readonly ids: number[];
+      readonly mask: number[] | null;
+    }[];
+  };
+  const tokenizer = new ByteLevelTokenizer(checkTokenizerFile(file, "chat.json"), {
+    bos_token: "<|bos|>",
+    eos_token: "<|end|>",
+  });
+  test.each(cases)("$name: the text, the ids and the mask are those of transformers", (example) => {
+    const { template, messages } = example;
+    const options = {
+      addGenerationPrompt: example.prompt,
+      ...(example.tools === null ? {} : { tools: example.tools }),
+      ...(example.variables.assistant_name === undefined ? {} : { assistantName: example.variables.assistant_name }),
+    };
+    const text = applyChatTemplate(template, messages, { ...options, bosToken: "<|bos|>", eosToken: "<|end|>" });
+    expect(text).toBe(example.text);
+    const coded = encodeChat(tokenizer, messages, { ...options, template });
+    expect(coded.ids).toEqual(example.ids);
+    if (example.mask !== null) expect(coded.assistantMask).toEqual(example.mask);
+  });
+  test("our own template is among them", () => {
+    expect(cases.filter((example) => example.template === DEFAULT_CHAT_TEMPLATE).length).toBeGreaterThanOrEqual(5);
   });
 });
