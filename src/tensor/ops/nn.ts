@@ -566,23 +566,47 @@ export interface AttentionOptions {
   readonly dropout?: { readonly key: Tensor; readonly rate: number };
 }
 
-/** Inputs after q, k, v that are present, in this order; named in the attribute `optional`. */
+/** Inputs after the operands, in this order, each there if its attribute says so; the dropout key is there if the rate is not 0. */
 const optionalInputs = ["first", "end", "slopes", "key"] as const;
 type OptionalInput = (typeof optionalInputs)[number];
 
-function optionalOf(
-  inputs: readonly Tensor[],
-  attributes: Attributes,
-  from: number,
-): Partial<Record<OptionalInput, Tensor>> {
-  const names = attributes.optional as readonly OptionalInput[];
-  return Object.fromEntries(names.map((name, i) => [name, inputs[from + i]!]));
+function present(attributes: Attributes): readonly OptionalInput[] {
+  return optionalInputs.filter((name) =>
+    name === "key" ? (attributes.dropout as number) > 0 : attributes[name] === true,
+  );
 }
+
+function optionalOf<T>(inputs: readonly T[], attributes: Attributes): Partial<Record<OptionalInput, T>> {
+  return Object.fromEntries(present(attributes).map((name, i) => [name, inputs[i]!]));
+}
+
+/** How many operands carry q, k and v: three, or one (batch, time, heads + 2 groups, width) that holds them side by side. */
+const operandCount = (attributes: Attributes): number => (attributes.packed ? 1 : 3);
+
+function unpack<T>(
+  operands: readonly T[],
+  attributes: Attributes,
+  part: (x: T, from: number, to: number) => T,
+): [T, T, T] {
+  if (!attributes.packed) return operands as [T, T, T];
+  const [h, g] = [attributes.heads as number, attributes.groups as number];
+  const x = operands[0]!;
+  return [part(x, 0, h), part(x, h, h + g), part(x, h + g, h + 2 * g)];
+}
+
+const unpackTensors = (operands: readonly Tensor[], attributes: Attributes): [Tensor, Tensor, Tensor] =>
+  unpack(operands, attributes, (x, from, to) => sliceAxis(x, 2, from, to));
+const unpackAvals = (operands: readonly Aval[], attributes: Attributes): [Aval, Aval, Aval] =>
+  unpack(operands, attributes, (x, from, to) => ({
+    dtype: x.dtype,
+    shape: x.shape.map((d, i) => (i === 2 ? to - from : d)),
+  }));
 
 /** The textbook form, which holds the whole score matrix: the oracle for the fused kernels. Vaswani et al. 2017, equation 1. */
 function attentionDecomposition(inputs: readonly Tensor[], attributes: Attributes): Tensor[] {
-  const [q, k, v] = inputs as [Tensor, Tensor, Tensor];
-  const { first, end, slopes, key } = optionalOf(inputs, attributes, 3);
+  const n = operandCount(attributes);
+  const [q, k, v] = unpackTensors(inputs.slice(0, n), attributes);
+  const { first, end, slopes, key } = optionalOf(inputs.slice(n), attributes);
   const [b, tq, h, d] = q.shape as [number, number, number, number];
   const [, tk, g] = k.shape as [number, number, number];
   const group = (x: Tensor) => reshape(x, [b, tq, g, h / g, x.shape[3]!]).transpose(0, 2, 3, 1, 4); // (b, g, h/g, tq, d)
@@ -630,20 +654,25 @@ function attentionDecomposition(inputs: readonly Tensor[], attributes: Attribute
 
 const attentionGradOp = defineOp({
   name: "attention_grad",
-  infer: ([, q, k, v]) => [like(q!), like(k!), like(v!)],
+  infer: (inputs, a) => inputs.slice(1, 1 + operandCount(a)).map(like),
   decompose(inputs, attributes) {
-    const [dout, q, k, v] = inputs as [Tensor, Tensor, Tensor, Tensor];
-    const rest = inputs.slice(6);
-    const gs = vjpOf([q, k, v], (...qkv) => attentionDecomposition([...qkv, ...rest], attributes).slice(0, 1), [dout]);
-    return gs.map((g, i) => g ?? zeros(inputs[i + 1]!.shape, inputs[i + 1]!.dtype));
+    const n = operandCount(attributes);
+    const operands = inputs.slice(1, 1 + n);
+    const rest = inputs.slice(1 + n + 2);
+    const gs = vjpOf(operands, (...xs) => attentionDecomposition([...xs, ...rest], attributes).slice(0, 1), [
+      inputs[0],
+    ]);
+    return gs.map((g, i) => g ?? zeros(operands[i]!.shape, operands[i]!.dtype));
   },
-  flops: ([, q, k, v], _o, a) => 2.5 * attentionFlops([q!, k!, v!], a),
+  flops: (inputs, _o, a) => 2.5 * attentionFlops(inputs.slice(1), a),
 });
 
-function attentionFlops([q, k, v]: readonly Aval[], { causal }: Attributes): number {
-  const [b, tq, h, d] = q!.shape as [number, number, number, number];
-  const tk = k!.shape[1]!;
-  return b * h * tq * tk * 2 * (d + v!.shape[3]!) * (causal ? (tk - (tq - 1) / 2) / tk : 1);
+function attentionFlops(inputs: readonly Aval[], attributes: Attributes): number {
+  const [q, k, v] = unpackAvals(inputs, attributes);
+  const { causal } = attributes;
+  const [b, tq, h, d] = q.shape as [number, number, number, number];
+  const tk = k.shape[1]!;
+  return b * h * tq * tk * 2 * (d + v.shape[3]!) * (causal ? (tk - (tq - 1) / 2) / tk : 1);
 }
 
 const qkv = (b: number, tq: number, tk: number, h: number, g: number, d: number) => [
@@ -655,7 +684,12 @@ const qkv = (b: number, tq: number, tk: number, h: number, g: number, d: number)
 const attentionOp = defineOp({
   name: "attention",
   infer(inputs, attributes) {
-    const [q, k, v] = inputs as [Aval, Aval, Aval];
+    const n = operandCount(attributes);
+    if (attributes.packed && inputs[0]!.shape[2] !== (attributes.heads as number) + 2 * (attributes.groups as number))
+      throw new ShapeError(
+        `attention: ${String(attributes.heads)} query heads and twice ${String(attributes.groups)} groups do not fill ${show(inputs[0]!.shape)}.`,
+      );
+    const [q, k, v] = unpackAvals(inputs.slice(0, n), attributes);
     needFloat("attention", q, k, v);
     const bad =
       [q, k, v].some((x) => x.shape.length !== 4) ||
@@ -668,8 +702,8 @@ const attentionOp = defineOp({
         `attention: queries, keys and values must be (batch, time, heads, width) with the query heads a multiple of the others', got ${show(q.shape)}, ${show(k.shape)}, ${show(v.shape)}.`,
       );
     const [b, t, h] = q.shape as [number, number, number];
-    (attributes.optional as readonly OptionalInput[]).forEach((name, i) => {
-      const aval = inputs[3 + i]!;
+    present(attributes).forEach((name, i) => {
+      const aval = inputs[n + i]!;
       if (name === "slopes") needShape("attention", "the slopes", aval, [h]);
       else {
         needIndices("attention", name, aval);
@@ -683,10 +717,11 @@ const attentionOp = defineOp({
   },
   gradient(c: GradientContext) {
     if (c.cotangents[1] || !c.cotangents[0]) return gradientByDecomposition(c);
-    const [q, k, v, ...rest] = c.inputs;
+    const n = operandCount(c.attributes);
+    const rest = c.inputs.slice(n);
     const gs = apply(
       attentionGradOp,
-      [c.cotangents[0], q!, k!, v!, c.outputs[0]!, c.outputs[1]!, ...rest],
+      [c.cotangents[0], ...c.inputs.slice(0, n), c.outputs[0]!, c.outputs[1]!, ...rest],
       c.attributes,
     );
     return [...gs, ...rest.map(() => undefined)];
@@ -694,30 +729,34 @@ const attentionOp = defineOp({
   decompose: attentionDecomposition,
   flops: (inputs, _o, a) => attentionFlops(inputs, a),
   cases: [
-    { inputs: qkv(2, 5, 5, 2, 2, 4), attributes: { scale: 0.5, causal: true, dropout: 0, optional: [] } },
-    { inputs: qkv(1, 3, 7, 4, 2, 8), attributes: { scale: 0.3, causal: true, dropout: 0, optional: [] } },
-    { inputs: qkv(2, 3, 6, 2, 1, 4), attributes: { scale: 0.5, causal: false, dropout: 0, optional: [] } },
+    { inputs: qkv(2, 5, 5, 2, 2, 4), attributes: { scale: 0.5, causal: true, dropout: 0, first: false } },
+    { inputs: qkv(1, 3, 7, 4, 2, 8), attributes: { scale: 0.3, causal: true, dropout: 0, first: false } },
+    { inputs: qkv(2, 3, 6, 2, 1, 4), attributes: { scale: 0.5, causal: false, dropout: 0, first: false } },
     {
       inputs: [
         ...qkv(2, 3, 6, 2, 2, 4),
         { shape: [2, 3], values: [0, 1, 2, 0, 0, 5], dtype: "i32" },
         { shape: [2, 3], values: [1, 4, 6, 3, 3, 5], dtype: "i32" },
       ],
-      attributes: { scale: 0.5, causal: false, dropout: 0, optional: ["first", "end"] },
+      attributes: { scale: 0.5, causal: false, dropout: 0, first: true, end: true },
       // The last query of the second row sees nothing: its lse is -inf.
       differentiable: false,
     },
     {
       inputs: [...qkv(1, 4, 4, 2, 2, 4), { shape: [2], values: [0.5, 0.25] }],
-      attributes: { scale: 0.5, causal: true, dropout: 0, optional: ["slopes"] },
+      attributes: { scale: 0.5, causal: true, dropout: 0, slopes: true },
     },
     {
       inputs: [...qkv(1, 4, 4, 2, 2, 4), { shape: [2], values: [3, 7], dtype: "i32" }],
-      attributes: { scale: 0.5, causal: true, dropout: 0.3, optional: ["key"] },
+      attributes: { scale: 0.5, causal: true, dropout: 0.3 },
+    },
+    {
+      inputs: [{ shape: [2, 5, 8, 4] }],
+      attributes: { scale: 0.5, causal: true, dropout: 0, packed: true, heads: 4, groups: 2 },
     },
     {
       inputs: qkv(2, 70, 70, 3, 1, 16),
-      attributes: { scale: 0.25, causal: true, dropout: 0, optional: [] },
+      attributes: { scale: 0.25, causal: true, dropout: 0, first: false },
       tolerance: 1e-4,
       differentiable: false,
     },
@@ -732,17 +771,32 @@ const attentionOp = defineOp({
  * @returns (batch, queries, heads, width of values); a query that sees no key gets zeros
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-  const given: Partial<Record<OptionalInput, Tensor | undefined>> = {
+  return attend([q, k, v], {}, q.shape[3]!, options);
+}
+
+/**
+ * The same with queries, keys and values side by side in one tensor, as a joint projection gives them: nothing is copied apart.
+ * @param qkv (batch, time, heads + 2 * groups, width)
+ */
+export function packedAttention(qkv: Tensor, heads: number, groups: number, options: AttentionOptions = {}): Tensor {
+  return attend([qkv], { packed: true, heads, groups }, qkv.shape[3]!, options);
+}
+
+function attend(operands: readonly Tensor[], packing: Attributes, width: number, options: AttentionOptions): Tensor {
+  const rate = options.dropout?.rate ?? 0;
+  const given: Record<OptionalInput, Tensor | undefined> = {
     first: options.first,
     end: options.end,
     slopes: options.slopes,
-    key: options.dropout && options.dropout.rate > 0 ? options.dropout.key : undefined,
+    key: rate > 0 ? options.dropout!.key : undefined,
   };
-  const optional = optionalInputs.filter((name) => given[name]);
-  return apply1(attentionOp, [q, k, v, ...optional.map((name) => given[name]!)], {
-    scale: options.scale ?? 1 / Math.sqrt(q.shape[3]!),
+  return apply1(attentionOp, [...operands, ...optionalInputs.flatMap((name) => given[name] ?? [])], {
+    ...packing,
+    scale: options.scale ?? 1 / Math.sqrt(width),
     causal: options.end ? false : (options.causal ?? false),
-    dropout: given.key ? options.dropout!.rate : 0,
-    optional,
+    dropout: rate,
+    ...(options.first ? { first: true } : {}),
+    ...(options.end ? { end: true } : {}),
+    ...(options.slopes ? { slopes: true } : {}),
   });
 }

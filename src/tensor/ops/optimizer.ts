@@ -6,19 +6,18 @@ import { apply, apply1 } from "../trace.ts";
 import { full, scalar } from "./creation.ts";
 
 /**
- * Many tensors in one call. Inputs: learning rate, gradient scale, 1 - beta1^t, 1 - beta2^t (scalars), then parameter, first moment,
- * second moment and gradient of each; outputs: parameter and moments of each. Attribute `decay` says which ones decay.
+ * Many tensors in one call. Inputs: learning rate, gradient scale, step (f32 scalars), then all parameters, all first moments, all second
+ * moments, all gradients; outputs: parameters, first moments, second moments. Attribute `decay` says which ones decay.
  */
 const adamwOp = defineOp({
   name: "adamw",
-  inPlace: (inputs) =>
-    Array.from({ length: ((inputs - 4) / 4) * 3 }, (_, i) => [i, 4 + Math.floor(i / 3) * 4 + (i % 3)] as const),
-  infer(inputs, { decay }) {
-    const groups = (decay as readonly boolean[]).length;
-    if (inputs.length !== 4 + 4 * groups)
-      throw new ShapeError(`adamw: ${groups} tensors need ${4 + 4 * groups} inputs, got ${inputs.length}.`);
-    for (let i = 4; i < inputs.length; i++) {
-      const p = inputs[4 + Math.floor((i - 4) / 4) * 4]!;
+  inPlace: (inputs) => Array.from({ length: ((inputs - 3) / 4) * 3 }, (_, i) => [i, 3 + i] as const),
+  infer(inputs, { count }) {
+    const n = count as number;
+    if (inputs.length !== 3 + 4 * n)
+      throw new ShapeError(`adamw: ${n} tensors need ${3 + 4 * n} inputs, got ${inputs.length}.`);
+    for (let i = 3; i < inputs.length; i++) {
+      const p = inputs[3 + ((i - 3) % n)]!;
       if (inputs[i]!.dtype !== p.dtype)
         throw new DTypeError(`adamw: a parameter is ${p.dtype}, its state or gradient ${inputs[i]!.dtype}.`);
       if (!sameShape(inputs[i]!.shape, p.shape))
@@ -26,46 +25,46 @@ const adamwOp = defineOp({
           `adamw: a parameter is ${show(p.shape)}, its state or gradient ${show(inputs[i]!.shape)}.`,
         );
     }
-    return inputs
-      .slice(4)
-      .filter((_, i) => i % 4 !== 3)
-      .map((x) => ({ dtype: x.dtype, shape: x.shape }));
+    return inputs.slice(3, 3 + 3 * n).map((x) => ({ dtype: x.dtype, shape: x.shape }));
   },
-  decompose([rate, gradientScale, c1, c2, ...rest], a) {
-    const [beta1, beta2, epsilon, weightDecay] = [a.beta1, a.beta2, a.epsilon, a.weight_decay] as [
+  decompose([rate, gradientScale, step, ...rest], a) {
+    const n = a.count as number;
+    const [beta1, beta2, epsilon, decay] = [a.beta1, a.beta2, a.epsilon, a.weight_decay] as [
       number,
       number,
       number,
       number,
     ];
-    return (a.decay as readonly boolean[]).flatMap((decays, i) => {
-      const [p, m, v, g] = rest.slice(4 * i, 4 * i + 4) as [Tensor, Tensor, Tensor, Tensor];
+    const correction = (beta: number) => full([], 1, step!.dtype).sub(full([], beta, step!.dtype).pow(step!));
+    const [c1, c2] = [correction(beta1), correction(beta2)];
+    const updated = (a.decay as readonly boolean[]).map((decays, i) => {
+      const [p, m, v, g] = [0, 1, 2, 3].map((k) => rest[k * n + i]!) as [Tensor, Tensor, Tensor, Tensor];
       const scaled = g.mul(gradientScale!);
       const m1 = m.mul(beta1).add(scaled.mul(1 - beta1));
       const v1 = v.mul(beta2).add(scaled.mul(scaled).mul(1 - beta2));
-      const direction = m1.div(c1!).div(v1.div(c2!).sqrt().add(epsilon));
-      const update = decays ? direction.add(p.mul(weightDecay)) : direction;
-      return [p.sub(update.mul(rate!)), m1, v1];
+      const direction = m1.div(c1).div(v1.div(c2).sqrt().add(epsilon));
+      const update = decays ? direction.add(p.mul(decay)) : direction;
+      return [p.sub(update.mul(rate!)), m1, v1] as const;
     });
+    return [0, 1, 2].flatMap((k) => updated.map((u) => u[k]!));
   },
-  flops: (inputs) => 12 * inputs.slice(4).reduce((n, x) => n + size(x.shape) / 4, 0),
+  flops: (inputs) => 12 * inputs.slice(3).reduce((n, x) => n + size(x.shape) / 4, 0),
   cases: [
     {
       inputs: [
         { shape: [], values: [0.1] },
         { shape: [], values: [0.5] },
-        { shape: [], values: [0.1] },
-        { shape: [], values: [0.05] },
+        { shape: [], values: [3] },
         { shape: [3, 5] },
+        { shape: [33] },
         { shape: [3, 5] },
+        { shape: [33] },
         { shape: [3, 5], low: 0, high: 1 },
-        { shape: [3, 5] },
-        { shape: [33] },
-        { shape: [33] },
         { shape: [33], low: 0, high: 1 },
+        { shape: [3, 5] },
         { shape: [33] },
       ],
-      attributes: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, decay: [true, false] },
+      attributes: { count: 2, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, decay: [true, false] },
       differentiable: false,
       tolerance: 1e-4,
     },
@@ -124,18 +123,20 @@ export function adamwUpdate(
   step: Tensor,
   gradientScale: Tensor = scalar(1),
 ): { parameter: Tensor; m: Tensor; v: Tensor }[] {
-  const t = step.to("f32");
-  const correction = (beta: number) => full([], 1).sub(full([], beta).pow(t));
+  const all = (pick: (x: AdamWTensor) => Tensor) => list.map(pick);
   const outs = apply(
     adamwOp,
     [
       learningRate,
       gradientScale,
-      correction(c.beta1),
-      correction(c.beta2),
-      ...list.flatMap((x) => [x.parameter, x.m, x.v, x.gradient]),
+      step.to("f32"),
+      ...all((x) => x.parameter),
+      ...all((x) => x.m),
+      ...all((x) => x.v),
+      ...all((x) => x.gradient),
     ],
     {
+      count: list.length,
       beta1: c.beta1,
       beta2: c.beta2,
       epsilon: c.epsilon,
@@ -143,7 +144,8 @@ export function adamwUpdate(
       decay: list.map((x) => x.decays),
     },
   );
-  return list.map((_, i) => ({ parameter: outs[3 * i]!, m: outs[3 * i + 1]!, v: outs[3 * i + 2]! }));
+  const n = list.length;
+  return list.map((_, i) => ({ parameter: outs[i]!, m: outs[n + i]!, v: outs[2 * n + i]! }));
 }
 
 /** The Euclidean norm of all tensors taken together. */

@@ -1,0 +1,284 @@
+import type { DType } from "../../tensor/dtype.ts";
+import { StateError } from "../../tensor/errors.ts";
+import { type Attributes, type Aval, Graph, type Node, type Value } from "../../tensor/graph.ts";
+import type { Op } from "../../tensor/op.ts";
+import { type Shape, sameShape, size, strides } from "../../tensor/shape.ts";
+import { dropDead } from "./simplify.ts";
+
+const list = (a: unknown): readonly number[] => a as readonly number[];
+
+/** What one node of a region may hold at most: keeps a region's registers in the first-level cache. */
+const MAX_NODES = 64;
+const MAX_INPUTS = 12;
+
+/**
+ * A region of element-wise ops run as one: `strides` gives each input's steps over the region's `shape` (0 where it is
+ * repeated), `nodes` the ops over values numbered inputs first, `results` the values that leave.
+ */
+export const fusedOp: Op = {
+  name: "fused_elementwise",
+  infer() {
+    throw new StateError("fused_elementwise is made by the compiler only.");
+  },
+  flops: (_inputs, _outputs, a) => (a.nodes as readonly unknown[]).length * size(list(a.shape)),
+  inPlace: (inputs) => Array.from({ length: inputs }, (_, i) => [0, i] as const),
+};
+
+interface Region {
+  /** Set when the region was merged into another. */
+  into?: Region;
+  readonly shape: Shape;
+  readonly nodes: Node[];
+  /** Positions of its first and last node in the graph. */
+  first: number;
+  last: number;
+}
+
+const dtypes: ReadonlySet<DType> = new Set(["f32", "bf16", "f16", "i32", "u8", "i8", "bool"]);
+
+/**
+ * Gathers element-wise ops of one shape that feed each other into regions, so that the values between them never reach memory.
+ * Broadcasts, repeated constants and indices are taken into each region that uses them. A region never contains a path that leaves and
+ * comes back, so the result has an order.
+ */
+export function fuseElementwise(graph: Graph): Graph {
+  const index = new Map<Node, number>();
+  graph.nodes.forEach((n, i) => {
+    index.set(n, i);
+  });
+  const regionOf = new Map<Node, Region>();
+  const root = (r: Region): Region => (r.into ? root(r.into) : r);
+  const region = (n: Node): Region | undefined => {
+    const r = regionOf.get(n);
+    return r && root(r);
+  };
+
+  /** Whether anything before position `node` that is computed from `target` outside of it reaches `from`. */
+  const reaches = (from: Node, target: Region, seen: Set<Node | Region>): boolean => {
+    const r = region(from);
+    if (r === target) return true;
+    const unit = r ?? from;
+    if (seen.has(unit)) return false;
+    seen.add(unit);
+    if ((r ? r.last : index.get(from)!) < target.first) return false;
+    const members = r ? r.nodes : [from];
+    return members.some((m) =>
+      m.inputs.some((v) => v.node && !isFree(v.node) && region(v.node) !== r && reaches(v.node, target, seen)),
+    );
+  };
+  /** Whether `node` can join `target`: none of its other inputs may depend on the region. */
+  const canJoin = (inputs: readonly Value[], target: Region, others: readonly Region[]): boolean => {
+    const seen = new Set<Node | Region>();
+    return inputs.every((v) => {
+      const producer = source(v).node;
+      if (!producer || isFree(producer)) return true;
+      const r = region(producer);
+      if (r === target || (r && others.includes(r))) return true;
+      return !reaches(producer, target, seen);
+    });
+  };
+
+  for (const node of graph.nodes) {
+    if (!fusable(node)) continue;
+    const shape = node.outputs[0]!.shape;
+    const at = index.get(node)!;
+    const own: Region = { shape, nodes: [node], first: at, last: at };
+    regionOf.set(node, own);
+    for (const v of node.inputs) {
+      const producer = v.node;
+      const target = producer && region(producer);
+      if (!target || target === root(own) || !sameShape(target.shape, shape)) continue;
+      const mine = root(own);
+      if (target.nodes.length + mine.nodes.length > MAX_NODES) continue;
+      if (externalInputs([...target.nodes, ...mine.nodes]).size > MAX_INPUTS) continue;
+      // Both ways: what else feeds this side must not come from the target, and what feeds the target must not come from this side.
+      const mineInputs = mine.nodes.flatMap((n) => n.inputs);
+      if (
+        !canJoin(mineInputs, target, [mine]) ||
+        !canJoin(
+          target.nodes.flatMap((n) => n.inputs),
+          mine,
+          [target],
+        )
+      )
+        continue;
+      mine.into = target;
+      target.nodes.push(...mine.nodes);
+      target.nodes.sort((a, b) => index.get(a)! - index.get(b)!);
+      target.first = Math.min(target.first, mine.first);
+      target.last = Math.max(target.last, mine.last);
+    }
+  }
+  return rebuild(graph, region, index);
+}
+
+/** Costs nothing where it is used: taken into the region instead of being read from memory. */
+function isFree(node: Node): boolean {
+  return node.op.name === "constant" && !node.data;
+}
+
+function fusable(node: Node): boolean {
+  const y = node.outputs[0]!;
+  if (size(y.shape) === 0 || y.shape.length > 8 || !dtypes.has(y.dtype)) return false;
+  if (node.op.name === "random_bits") return true;
+  if (node.op.name === "bitcast_convert")
+    return (
+      (y.dtype === "f32" || y.dtype === "i32") && (node.inputs[0]!.dtype === "f32" || node.inputs[0]!.dtype === "i32")
+    );
+  return node.op.elementwise === true && node.inputs.every((v) => dtypes.has(v.dtype));
+}
+
+/** Looks through a broadcast. */
+function source(v: Value): Value {
+  return v.node?.op.name === "broadcast_in_dim" ? v.node.inputs[0]! : v;
+}
+
+function externalInputs(nodes: readonly Node[]): Set<Value> {
+  const inside = new Set(nodes);
+  const out = new Set<Value>();
+  for (const n of nodes)
+    for (const v of n.inputs)
+      if (!(v.node && (inside.has(v.node) || isFree(v.node) || v.node.op.name === "iota"))) out.add(source(v));
+  return out;
+}
+
+function rebuild(graph: Graph, region: (n: Node) => Region | undefined, index: ReadonlyMap<Node, number>): Graph {
+  const users = new Map<Value, Node[]>();
+  for (const n of graph.nodes) for (const v of n.inputs) users.set(v, [...(users.get(v) ?? []), n]);
+  const wanted = new Set(graph.outputs);
+  const out = new Graph();
+  const map = new Map<Value, Value>();
+  for (const v of graph.inputs) map.set(v, out.input(v));
+  const done = new Set<Node | Region>();
+
+  const emit = (node: Node): void => {
+    const r = region(node);
+    const unit = r ?? node;
+    if (done.has(unit)) return;
+    done.add(unit);
+    const members = r ? r.nodes : [node];
+    for (const m of members)
+      for (const v of m.inputs) {
+        const from = r ? source(v) : v;
+        if (from.node && !(r && isFree(from.node)) && !(r && r.nodes.includes(from.node))) emit(from.node);
+      }
+    if (r && (r.nodes.length > 1 || hasFreeInput(r.nodes[0]!))) emitRegion(r);
+    else copyNode(node);
+  };
+  const copyNode = (node: Node): void => {
+    const fresh = out.add(
+      node.op,
+      node.inputs.map((v) => map.get(v)!),
+      node.attributes,
+      node.outputs.map((v) => ({ dtype: v.dtype, shape: v.shape })),
+      { bodies: node.bodies, data: node.data, scope: node.scope, region: node.region },
+    );
+    node.outputs.forEach((v, i) => {
+      map.set(v, fresh.outputs[i]!);
+    });
+  };
+  const emitRegion = (r: Region): void => {
+    const inside = new Set(r.nodes);
+    const leaving = r.nodes.flatMap((n) =>
+      n.outputs.filter((v) => wanted.has(v) || (users.get(v) ?? []).some((u) => !inside.has(u))),
+    );
+    const { attributes, inputs } = describe(r, leaving);
+    const fresh = out.add(
+      fusedOp,
+      inputs.map((v) => map.get(v)!),
+      attributes,
+      leaving.map((v): Aval => ({ dtype: v.dtype, shape: v.shape })),
+      { scope: r.nodes[r.nodes.length - 1]!.scope, region: r.nodes[0]!.region },
+    );
+    leaving.forEach((v, i) => {
+      map.set(v, fresh.outputs[i]!);
+    });
+  };
+  // A unit stands where its last node stood, unless something before needs it sooner.
+  const order = [...graph.nodes].sort(
+    (a, b) => (region(a)?.last ?? index.get(a)!) - (region(b)?.last ?? index.get(b)!),
+  );
+  for (const node of order) emit(node);
+  out.outputs = graph.outputs.map((v) => map.get(v)!);
+  return dropDead(out);
+}
+
+function hasFreeInput(node: Node): boolean {
+  return node.inputs.some(
+    (v) => v.node && (isFree(v.node) || v.node.op.name === "iota" || v.node.op.name === "broadcast_in_dim"),
+  );
+}
+
+type RegionNode = {
+  readonly op: string;
+  readonly type: DType;
+  readonly number?: number;
+  readonly axis?: number;
+};
+
+function describe(r: Region, leaving: readonly Value[]): { attributes: Attributes; inputs: Value[] } {
+  const inputs: Value[] = [];
+  const steps: number[][] = [];
+  const pending: { node: RegionNode; operands: (number | Slot)[] }[] = [];
+  const slots = new Map<Value, Slot>();
+
+  const rank = r.shape.length;
+  const memory = (v: Value, step: number[]): number => {
+    const key = `${step.join()}`;
+    for (let i = 0; i < inputs.length; i++) if (inputs[i] === v && steps[i]!.join() === key) return i;
+    inputs.push(v);
+    steps.push(step);
+    return inputs.length - 1;
+  };
+  const add = (node: RegionNode, operands: (number | Slot)[]): Slot => {
+    pending.push({ node, operands });
+    return new Slot(pending.length - 1);
+  };
+  const operand = (v: Value): number | Slot => {
+    const known = slots.get(v);
+    if (known) return known;
+    const n = v.node;
+    let slot: Slot | undefined;
+    if (n && isFree(n)) slot = add({ op: "constant", type: v.dtype, number: n.attributes.value as number }, []);
+    else if (n?.op.name === "iota") slot = add({ op: "iota", type: v.dtype, axis: n.attributes.axis as number }, []);
+    if (slot) {
+      slots.set(v, slot);
+      return slot;
+    }
+    if (n?.op.name === "broadcast_in_dim") {
+      const x = n.inputs[0]!;
+      const own = strides(x.shape);
+      const step = new Array<number>(rank).fill(0);
+      list(n.attributes.dimensions).forEach((d, i) => {
+        step[d] = x.shape[i] === 1 ? 0 : own[i]!;
+      });
+      return memory(x, step);
+    }
+    return memory(v, sameShape(v.shape, r.shape) ? strides(v.shape) : new Array<number>(rank).fill(0));
+  };
+  for (const n of r.nodes) {
+    const name = n.op.name === "compare" ? `compare_${(n.attributes.direction as string).toLowerCase()}` : n.op.name;
+    const operands =
+      n.op.name === "random_bits" ? [memory(n.inputs[0]!, new Array<number>(rank).fill(0))] : n.inputs.map(operand);
+    slots.set(n.outputs[0]!, add({ op: name, type: n.outputs[0]!.dtype }, operands));
+  }
+  const base = inputs.length;
+  const id = (x: number | Slot): number => (typeof x === "number" ? x : base + x.at);
+  return {
+    inputs,
+    attributes: {
+      shape: r.shape,
+      strides: steps,
+      nodes: pending.map((p) => ({ ...p.node, operands: p.operands.map(id) })),
+      results: leaving.map((v) => ({ value: id(slots.get(v)!) })),
+    },
+  };
+}
+
+/** A node of the region; its number is known once all inputs are. */
+class Slot {
+  readonly at: number;
+  constructor(at: number) {
+    this.at = at;
+  }
+}

@@ -1,0 +1,197 @@
+import { bytesPerElement, type HostArray, hostArray, toBfloat16, toFloat16 } from "../../tensor/dtype.ts";
+import type { Aval, Graph, Node, Value } from "../../tensor/graph.ts";
+import { size } from "../../tensor/shape.ts";
+import type { Instruction, Program, ProgramValue, Storage } from "../program.ts";
+
+const ALIGN = 64;
+const bytes = (v: Aval): number => Math.max(size(v.shape), 1) * bytesPerElement(v.dtype);
+
+export interface PlanOptions {
+  readonly donated: readonly boolean[];
+  readonly matmul: "f32" | "bf16";
+  /** Compiles the body of a loop. */
+  readonly body: (graph: Graph) => Program;
+}
+
+/** What a value's bytes are: several values share them when one is a view or an in-place result of the other. */
+interface Block {
+  readonly bytes: number;
+  first: number;
+  last: number;
+  storage: Storage | undefined;
+}
+
+/**
+ * Gives every value a place: inputs, outputs and constants theirs, everything else an offset in one arena so that values alive at the same
+ * time do not overlap. Reshapes are views; ops that can work in place do so when their operand dies; donated inputs become outputs that way.
+ */
+export function plan(graph: Graph, options: PlanOptions): Program {
+  const nodes = graph.nodes.filter((n) => n.op.name !== "constant" && n.op.name !== "reshape");
+  const lastUse = lastUses(graph, nodes);
+  const blocks = new Map<Value, Block>();
+  const constants: HostArray[] = [];
+
+  graph.inputs.forEach((v, index) => {
+    blocks.set(v, { bytes: bytes(v), first: -1, last: nodes.length, storage: { kind: "input", index } });
+  });
+  const blockOf = (v: Value): Block => {
+    const known = blocks.get(v);
+    if (known) return known;
+    const n = v.node!;
+    const block =
+      n.op.name === "reshape"
+        ? blockOf(n.inputs[0]!)
+        : ({ bytes: bytes(v), first: -1, last: nodes.length, storage: undefined } as Block);
+    if (n.op.name === "constant") {
+      block.storage = { kind: "constant", index: constants.length };
+      constants.push(constantData(n));
+    }
+    blocks.set(v, block);
+    return block;
+  };
+
+  const aliases: [number, number][] = [];
+  const isOutput = new Map<Value, number[]>();
+  graph.outputs.forEach((v, i) => {
+    const root = viewRoot(v);
+    isOutput.set(root, [...(isOutput.get(root) ?? []), i]);
+  });
+
+  nodes.forEach((node, at) => {
+    const pairs = typeof node.op.inPlace === "function" ? node.op.inPlace(node.inputs.length) : (node.op.inPlace ?? []);
+    const taken = new Set<Block>();
+    node.outputs.forEach((v, k) => {
+      const last = lastUse.get(v) ?? at;
+      const mine: Block = { bytes: bytes(v), first: at, last, storage: undefined };
+      for (const [o, i] of pairs) {
+        if (o !== k || i >= node.inputs.length) continue;
+        const operand = node.inputs[i]!;
+        const block = blockOf(operand);
+        if (
+          taken.has(block) ||
+          block.bytes !== mine.bytes ||
+          operand.dtype !== v.dtype ||
+          size(operand.shape) !== size(v.shape)
+        )
+          continue;
+        if (!mayOverwrite(node, i, operand, block, at)) continue;
+        taken.add(block);
+        block.last = Math.max(block.last, last);
+        blocks.set(v, block);
+        return;
+      }
+      blocks.set(v, mine);
+    });
+  });
+
+  function mayOverwrite(node: Node, i: number, operand: Value, block: Block, at: number): boolean {
+    const root = viewRoot(operand);
+    // Nobody may read the old value afterwards, nor elsewhere in this node.
+    if ((lastUse.get(root) ?? at) > at) return false;
+    if (node.inputs.some((v, k) => k !== i && viewRoot(v) === root)) return false;
+    if (node.op.name === "fused_elementwise") {
+      const strides = (node.attributes.strides as readonly (readonly number[])[])[i]!;
+      const shape = node.attributes.shape as readonly number[];
+      let step = 1;
+      for (let d = shape.length - 1; d >= 0; d--) {
+        if (shape[d] !== 1 && strides[d] !== step) return false;
+        step *= shape[d]!;
+      }
+    }
+    const { storage } = block;
+    if (storage?.kind === "constant") return false;
+    if (storage?.kind === "input") return (options.donated[storage.index] ?? false) && !isOutput.has(root);
+    return !isOutput.has(root);
+  }
+
+  // Outputs: a donated input's own buffer when the value ended up there, else a buffer of the caller's.
+  const copies: { from: Value; index: number }[] = [];
+  graph.outputs.forEach((v, index) => {
+    const block = blockOf(v);
+    if (!block.storage) block.storage = { kind: "output", index };
+    else if (
+      block.storage.kind === "input" &&
+      options.donated[block.storage.index] &&
+      !aliases.some(([, i]) => i === (block.storage as { index: number }).index)
+    )
+      aliases.push([index, block.storage.index]);
+    else copies.push({ from: v, index });
+  });
+
+  const arena = new Set<Block>();
+  for (const b of blocks.values()) if (!b.storage) arena.add(b);
+  const arenaBytes = assignOffsets([...arena]);
+
+  const values: ProgramValue[] = [];
+  const ids = new Map<Value, number>();
+  const id = (v: Value): number => {
+    let k = ids.get(v);
+    if (k === undefined) {
+      k = values.length;
+      ids.set(v, k);
+      values.push({ dtype: v.dtype, shape: v.shape, storage: blockOf(v).storage! });
+    }
+    return k;
+  };
+  const inputs = graph.inputs.map(id);
+  const instructions: Instruction[] = nodes.map((n) => ({
+    op: n.op.name,
+    inputs: n.inputs.map(id),
+    outputs: n.outputs.map(id),
+    attributes: n.attributes,
+    ...(n.bodies.length ? { programs: n.bodies.map(options.body) } : {}),
+    ...(n.scope ? { scope: n.scope } : {}),
+  }));
+  const outputs = graph.outputs.map((v, index) => {
+    const copy = copies.find((c) => c.index === index);
+    if (!copy) return id(v);
+    values.push({ dtype: v.dtype, shape: v.shape, storage: { kind: "output", index } });
+    instructions.push({ op: "copy", inputs: [id(v)], outputs: [values.length - 1], attributes: {} });
+    return values.length - 1;
+  });
+  return { values, instructions, inputs, outputs, constants, aliases, arenaBytes, matmul: options.matmul };
+}
+
+function viewRoot(v: Value): Value {
+  return v.node?.op.name === "reshape" ? viewRoot(v.node.inputs[0]!) : v;
+}
+
+/** Position of the last node that reads each value, views counting for what they show; outputs live to the end. */
+function lastUses(graph: Graph, nodes: readonly Node[]): Map<Value, number> {
+  const last = new Map<Value, number>();
+  nodes.forEach((n, at) => {
+    for (const v of n.inputs) last.set(viewRoot(v), at);
+  });
+  for (const v of graph.outputs) last.set(viewRoot(v), nodes.length);
+  return last;
+}
+
+function constantData(n: Node): HostArray {
+  if (n.data) return n.data;
+  const v = n.outputs[0]!;
+  const value = n.attributes.value as number;
+  const data = hostArray(v.dtype, size(v.shape));
+  data.fill(v.dtype === "bf16" ? toBfloat16(value) : v.dtype === "f16" ? toFloat16(value) : value);
+  return data;
+}
+
+/** Largest first, each at the lowest offset where nothing alive at the same time lies. Pisarchyk & Lee 2020, "greedy by size". */
+function assignOffsets(blocks: Block[]): number {
+  const placed: { block: Block; offset: number; end: number }[] = [];
+  let total = 0;
+  for (const block of blocks.sort((a, b) => b.bytes - a.bytes || a.first - b.first)) {
+    const need = Math.ceil(block.bytes / ALIGN) * ALIGN;
+    const rivals = placed
+      .filter((p) => p.block.first <= block.last && block.first <= p.block.last)
+      .sort((a, b) => a.offset - b.offset);
+    let offset = 0;
+    for (const r of rivals) {
+      if (offset + need <= r.offset) break;
+      offset = Math.max(offset, r.end);
+    }
+    placed.push({ block, offset, end: offset + need });
+    block.storage = { kind: "arena", offset };
+    total = Math.max(total, offset + need);
+  }
+  return total;
+}

@@ -1,0 +1,141 @@
+import { bytesPerElement, type DType, type HostArray } from "../tensor/dtype.ts";
+import { Graph } from "../tensor/graph.ts";
+import { type Compiled, type CompileOptions, installRuntime, type Runtime, type Storage } from "../tensor/runtime.ts";
+import { size } from "../tensor/shape.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import { lower } from "./compile.ts";
+import type { Backend, BackendBuffer, Executable, Program } from "./program.ts";
+
+class BufferStorage implements Storage {
+  readonly #backend: Backend;
+  readonly buffer: BackendBuffer;
+  #released = false;
+
+  constructor(backend: Backend, buffer: BackendBuffer) {
+    this.#backend = backend;
+    this.buffer = buffer;
+  }
+  get bytes(): number {
+    return this.buffer.bytes;
+  }
+  release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    this.#backend.release(this.buffer);
+  }
+  read(dtype: DType, count: number): Promise<HostArray> {
+    return this.#backend.download(this.buffer, dtype, count);
+  }
+}
+
+export interface RuntimeOptions {
+  /** Off: programs are run as traced, but for decompositions. For tests. */
+  readonly optimize?: boolean;
+}
+
+/** How many one-op programs eager use keeps compiled. */
+const EAGER_PROGRAMS = 512;
+
+export function createRuntime(backend: Backend, options: RuntimeOptions = {}): Runtime {
+  const eagerCache = new Map<string, Ready>();
+  const optimize = options.optimize ?? true;
+
+  const ready = (graph: Graph, { donated, precision = "f32" }: CompileOptions): Ready => {
+    const matmul = precision === "bf16" || (precision === "auto" && backend.prefersBfloat16) ? "bf16" : "f32";
+    const program = lower(graph, backend, { matmul, optimize, ...(donated ? { donated } : {}) });
+    return new Ready(backend, program, backend.compile(program), donated ?? []);
+  };
+
+  return {
+    compile: (graph, o): Compiled => ready(graph, o),
+    upload: (data, dtype) => new BufferStorage(backend, backend.upload(data, dtype)),
+    eager(op, inputs, attributes, outputs, extra) {
+      for (const t of inputs) t.storage(op.name);
+      const cacheable = !extra.data && !extra.bodies?.length;
+      const key = cacheable
+        ? `${op.name} ${JSON.stringify(attributes)} ${inputs.map((t) => `${t.dtype}[${t.shape}]`).join()}`
+        : "";
+      let program = cacheable ? eagerCache.get(key) : undefined;
+      if (!program) {
+        const graph = new Graph();
+        const values = inputs.map((t) => graph.input(t));
+        graph.outputs = graph.add(op, values, attributes, outputs, { bodies: extra.bodies, data: extra.data }).outputs;
+        program = ready(graph, {});
+        if (cacheable) {
+          eagerCache.set(key, program);
+          if (eagerCache.size > EAGER_PROGRAMS) {
+            const [oldest, old] = eagerCache.entries().next().value!;
+            eagerCache.delete(oldest);
+            old.release();
+          }
+        }
+      }
+      const result = program.run(inputs);
+      if (!cacheable) program.release();
+      return result;
+    },
+  };
+}
+
+class Ready implements Compiled {
+  readonly #backend: Backend;
+  readonly program: Program;
+  readonly #executable: Executable;
+  readonly #donated: readonly boolean[];
+
+  constructor(backend: Backend, program: Program, executable: Executable, donated: readonly boolean[]) {
+    this.#backend = backend;
+    this.program = program;
+    this.#executable = executable;
+    this.#donated = donated;
+  }
+
+  run(inputs: readonly Tensor[]): Tensor[] {
+    const buffers = inputs.map((t) => (t.storage("a compiled function") as BufferStorage).buffer);
+    const aliased = new Map(this.program.aliases);
+    const given = new Map<number, Storage>();
+    inputs.forEach((t, i) => {
+      if (this.#donated[i]) given.set(i, t.donate());
+    });
+    const outputs: BackendBuffer[] = [];
+    const storages: Storage[] = [];
+    for (let k = 0; k < this.program.outputs.length; k++) {
+      const value = this.program.values[this.program.outputs[k]!]!;
+      const from = aliased.get(k);
+      if (from !== undefined) {
+        storages.push(given.get(from)!);
+        given.delete(from);
+        outputs.push(buffers[from]!);
+      } else {
+        const buffer = this.#backend.allocate(Math.max(size(value.shape), 1) * bytesPerElement(value.dtype));
+        outputs.push(buffer);
+        storages.push(new BufferStorage(this.#backend, buffer));
+      }
+    }
+    this.#executable.run(buffers, outputs);
+    // Donated inputs that became no output are free once the run is over; the backend keeps them until then.
+    for (const storage of given.values()) storage.release();
+    return this.program.outputs.map((id, k) => {
+      const value = this.program.values[id]!;
+      return Tensor.concrete(value.dtype, value.shape, storages[k]!);
+    });
+  }
+
+  release(): void {
+    this.#executable.release();
+  }
+}
+
+let active: Backend | undefined;
+
+/** Makes `backend` the one new tensors and programs use; gives back what was used before. */
+export function useBackend(backend: Backend, options: RuntimeOptions = {}): Backend | undefined {
+  const before = active;
+  active = backend;
+  installRuntime(createRuntime(backend, options));
+  return before;
+}
+
+export function activeBackend(): Backend | undefined {
+  return active;
+}
