@@ -23,6 +23,12 @@
 #endif
 
 #define HOWDAH_INLINE static inline __attribute__((always_inline))
+/** Before a loop with a constant number of turns: unroll it, so that an array it indexes can live in registers. */
+#ifdef __clang__
+#define HOWDAH_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define HOWDAH_UNROLL _Pragma("GCC unroll 32")
+#endif
 
 // Which set of intrinsics to write for. `portable` uses the compiler's vector types alone.
 #if defined(HOWDAH_ISA_avx512) || defined(HOWDAH_ISA_avx512bf16)

@@ -35,7 +35,5 @@ struct Register {
   static const howdah::test::Register HOWDAH_JOIN(register_, __LINE__)(howdah::test::benches(), title,          \
                                                                        HOWDAH_JOIN(bench_, __LINE__));          \
   static void HOWDAH_JOIN(bench_, __LINE__)()
-#define CHECK(condition) \
-  if (!(condition)) howdah::test::fail(__FILE__, __LINE__, #condition)
-#define CHECK_MESSAGE(condition, message) \
-  if (!(condition)) howdah::test::fail(__FILE__, __LINE__, message)
+#define CHECK(condition) ((condition) ? (void)0 : howdah::test::fail(__FILE__, __LINE__, #condition))
+#define CHECK_MESSAGE(condition, message) ((condition) ? (void)0 : howdah::test::fail(__FILE__, __LINE__, message))

@@ -1,0 +1,459 @@
+// Matrix multiplication: how the work is cut, packed and handed out.
+//
+// The order in which a number of C is summed depends on shape and types alone: blocks of k of a fixed size (and for long
+// k with a small C, fixed parts of k), each summed upwards. How C is cut into tasks may depend on the number of threads,
+// since it does not touch that order. Blocking after Goto and van de Geijn, "Anatomy of high-performance matrix
+// multiplication" (2008): panels of B stay in L1, a block of A in L2, all of B (or a range of its columns) in L3.
+#include "../gemm.hpp"
+
+#include <algorithm>
+
+#include "../isa.hpp"
+#include "../pool.hpp"
+#include "gemm_finish.hpp"
+#include "gemm_pack.hpp"
+#include "gemm_thin.hpp"
+#include "gemm_tile.hpp"
+
+namespace howdah::HOWDAH_ISA {
+
+extern const GemmTable gemm_table;
+
+namespace {
+
+// Scratch slots of gemm (pool.hpp).
+enum Slot { slot_b = 8, slot_a, slot_tile, slot_partial, slot_parts, slot_thin_x, slot_thin_sums };
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+double flops(const GemmArgs& g) { return 2.0 * (double)g.m * (double)g.n * (double)g.k; }
+
+/** Below this much work per task, handing it out costs more than it saves. */
+constexpr double task_flops = 1e6;
+
+template <class F>
+void each(bool parallel, int64_t tasks, F&& body) {
+  if (parallel) parallel_for(tasks, [&](int64_t task, int) { body(task); });
+  else
+    for (int64_t task = 0; task < tasks; task++) body(task);
+}
+
+template <class F>
+void with_type(Type type, F&& body) {
+  if (type == Type::f32) body((const float*)nullptr);
+  else body((const bf16_t*)nullptr);
+}
+
+// ---- Blocks ----
+
+/** The cut of k into blocks: a function of k and the tile alone. */
+struct Blocks {
+  int size;  // values of k per block
+  int count;
+  template <bool BF>
+  static Blocks of(int64_t k) {
+    const int64_t most = tile_of<BF>.block * k_per_word(BF);
+    const int64_t count = std::max<int64_t>(1, ceil_div(k, most));
+    return {(int)round_up(ceil_div(k, count), 2), (int)count};
+  }
+};
+
+/** A block of A, packed for the tile. */
+template <bool BF>
+struct PackedA {
+  const float* data;
+  ALayout layout;
+  int64_t panel; // words from one group of tile rows to the next
+};
+
+template <bool BF>
+int64_t packed_a_words(int64_t rows, int kd, bool trans) {
+  const int64_t groups = ceil_div(rows, tile_of<BF>.rows);
+  return trans ? groups * ((int64_t)kd * tile_of<BF>.rows + W) : groups * tile_of<BF>.rows * row_stride<BF>;
+}
+
+/** Packs rows i .. i + rows of op(A) for k0 .. k0 + k. */
+template <bool BF>
+PackedA<BF> pack_a(const GemmArgs& g, int64_t i, int rows, int64_t k0, int k, float* to) {
+  constexpr int tile_rows = tile_of<BF>.rows;
+  PackedA<BF> packed{to, g.trans_a ? ALayout::panel : ALayout::rows, 0};
+  with_type(g.ta, [&](auto type) {
+    const auto* a = (decltype(type))g.a;
+    if (g.trans_a) {
+      packed.panel = (int64_t)words(k, BF) * tile_rows + W;
+      pack_panels<BF>(a + k0 * g.lda + i, g.lda, rows, k, tile_rows, to, packed.panel);
+    } else {
+      packed.panel = (int64_t)tile_rows * row_stride<BF>;
+      pack_rows<BF>(a + i * g.lda + k0, g.lda, rows, k, to, row_stride<BF>);
+    }
+  });
+  return packed;
+}
+
+/** Packs `columns` columns of op(B) from column j into panels as wide as the tile, `stride` words apart. */
+template <bool BF>
+void pack_b(const GemmArgs& g, int64_t j, int64_t columns, int64_t k0, int k, float* to, int64_t stride) {
+  constexpr int width = tile_of<BF>.vectors * W;
+  with_type(g.tb, [&](auto type) {
+    const auto* b = (decltype(type))g.b;
+    if (g.trans_b) {
+      for (int64_t c = 0; c < columns; c += width, to += stride)
+        pack_panel_transposed<BF>(b + (j + c) * g.ldb + k0, g.ldb, (int)std::min<int64_t>(width, columns - c), k, width, to);
+    } else {
+      // A few panels at a time: whole cache lines of B's rows are used, and the panels written stay in L1.
+      for (int64_t c = 0; c < columns; c += 4 * width, to += 4 * stride)
+        pack_panels<BF>(b + k0 * g.ldb + j + c, g.ldb, (int)std::min<int64_t>(4 * width, columns - c), k, width, to, stride);
+    }
+  });
+}
+
+/** The partial sums of a task: where row i, column j of C stands between blocks of k. */
+struct Partial {
+  float* data;
+  int64_t ld, row, column; // the place in C of data[0]
+  float* at(int64_t i, int64_t j) const { return data + (i - row) * ld + (j - column); }
+};
+
+/** One panel of B (its `columns` columns start at column j) times a packed block of A, into C. */
+template <bool BF>
+void multiply_panel(const GemmArgs& g, const PackedA<BF>& a, int64_t i0, int rows, int kd, const float* b, int64_t ldb,
+                    int64_t j, int columns, const Partial& partial, Turn turn) {
+  constexpr int tile_rows = tile_of<BF>.rows, width = tile_of<BF>.vectors * W;
+  const auto& kernels = a.layout == ALayout::rows ? tile_functions<BF, ALayout::rows> : tile_functions<BF, ALayout::panel>;
+  // Plain sums go straight to C or the partial sums, all else through a buffer in L1.
+  const bool to_c = g.tc == Type::f32 && partial.data == (float*)g.c;
+  const bool plain = g.alpha == 1 && (!turn.last || (to_c && !g.epilogue.any())) &&
+                     !(turn.first && g.beta != 0 && !to_c);
+  const bool add = !turn.first || g.beta != 0;
+  alignas(64) float buffer[tile_rows * width];
+  for (int r = 0; r < rows; r += tile_rows) {
+    const int count = std::min(tile_rows, rows - r);
+    const float* ap = a.data + (r / tile_rows) * a.panel;
+    const auto kernel = kernels[(size_t)count - 1];
+    float* p = partial.at(i0 + r, j);
+    if (plain) {
+      kernel(kd, ap, b, ldb, p, partial.ld, columns, add);
+    } else {
+      kernel(kd, ap, b, ldb, buffer, width, width, false);
+      for (int x = 0; x < count; x++)
+        finish_row(g, i0 + r + x, j, columns, buffer + x * width, p + x * partial.ld, turn);
+    }
+  }
+}
+
+/** Whether partial sums need a place of their own: C cannot hold them, or still holds the residual. */
+bool needs_partial(const GemmArgs& g, int blocks) {
+  return blocks > 1 && (g.tc == Type::bf16 || (g.epilogue.residual && g.epilogue.residual == g.c));
+}
+
+/**
+ * Many rows: B is packed once, by all threads together, then each task packs a block of A for itself and multiplies.
+ * Few rows: A is packed once, and each task packs panels of B just before it uses them.
+ */
+template <bool BF>
+void multiply_blocked(const GemmArgs& g, bool parallel) {
+  constexpr int tile_rows = tile_of<BF>.rows, width = tile_of<BF>.vectors * W;
+  const Blocks blocks = Blocks::of<BF>(g.k);
+  const int kd_block = words(blocks.size, BF);
+  const bool own_partial = needs_partial(g, blocks.count);
+  const int threads = parallel ? thread_count() : 1;
+  const CacheSizes& cache = cache_sizes();
+
+  // Rows of a block of A: at most about a third of L2, and enough blocks to share out evenly.
+  int64_t most_rows = (int64_t)(cache.l2 / 3) / (kd_block * 4);
+  most_rows = std::clamp<int64_t>(most_rows, 4 * tile_rows, 16 * tile_rows);
+  if (threads > 1) most_rows = std::min(most_rows, std::max<int64_t>(4 * tile_rows, ceil_div(g.m, 3 * threads)));
+  const int64_t row_blocks = ceil_div(g.m, most_rows);
+  const int64_t block_rows = round_up(ceil_div(g.m, row_blocks), tile_rows);
+  const bool few_rows = row_blocks == 1;
+
+  // Columns at a time: what keeps packed B within the shared cache.
+  const size_t budget = std::clamp<size_t>(cache.l3 / 4, 4u << 20, 16u << 20);
+  int64_t most_columns = few_rows ? g.n : std::max<int64_t>(8 * width, (int64_t)budget / (kd_block * blocks.count * 4));
+  if (own_partial) most_columns = std::min<int64_t>(most_columns, 1024);
+  const int64_t chunks = ceil_div(g.n, most_columns);
+  const int64_t chunk_columns = round_up(ceil_div(g.n, chunks), width);
+
+  const auto partial_for = [&](int64_t i, int64_t j, int64_t columns) -> Partial {
+    if (!own_partial) return {g.tc == Type::f32 ? (float*)g.c : nullptr, g.tc == Type::f32 ? g.ldc : 0, 0, 0};
+    const int64_t ld = round_up(columns, width);
+    return {scratch(slot_partial, (size_t)(block_rows * ld) * 4), ld, i, j};
+  };
+
+  if (few_rows) {
+    const int64_t a_words = packed_a_words<BF>(g.m, kd_block, g.trans_a);
+    float* const a_all = scratch(slot_a, (size_t)(a_words * blocks.count) * 4);
+    PackedA<BF> a{};
+    for (int p = 0; p < blocks.count; p++) {
+      const int64_t k0 = (int64_t)p * blocks.size;
+      a = pack_a<BF>(g, 0, (int)g.m, k0, (int)std::min<int64_t>(blocks.size, g.k - k0), a_all + p * a_words);
+    }
+    // One task is a range of columns; its panel of B is packed into this thread's own scratch.
+    const int64_t panels = ceil_div(g.n, width);
+    const int64_t per_task = parallel ? std::max<int64_t>(1, panels / (8 * threads)) : panels;
+    each(parallel, ceil_div(panels, per_task), [&](int64_t task) {
+      float* const b = scratch(slot_b, (size_t)kd_block * width * 4);
+      for (int64_t panel = task * per_task; panel < std::min(panels, (task + 1) * per_task); panel++) {
+        const int64_t j = panel * width;
+        const int columns = (int)std::min<int64_t>(width, g.n - j);
+        const Partial partial = partial_for(0, j, width);
+        for (int p = 0; p < blocks.count; p++) {
+          const int64_t k0 = (int64_t)p * blocks.size;
+          const int k = (int)std::min<int64_t>(blocks.size, g.k - k0), kd = words(k, BF);
+          PackedA<BF> ap = a;
+          ap.data = a_all + p * a_words;
+          if (g.trans_a) ap.panel = (int64_t)kd * tile_rows + W;
+          pack_b<BF>(g, j, columns, k0, k, b, 0);
+          multiply_panel<BF>(g, ap, 0, (int)g.m, kd, b, width, j, columns, partial, {p == 0, p == blocks.count - 1});
+        }
+      }
+    });
+    return;
+  }
+
+  for (int64_t chunk = 0; chunk < chunks; chunk++) {
+    const int64_t j0 = chunk * chunk_columns, columns = std::min(chunk_columns, g.n - j0);
+    if (columns <= 0) break;
+    const int64_t panels = ceil_div(columns, width);
+    const int64_t stride = (int64_t)kd_block * width; // words of a packed panel of B
+    float* const b = scratch(slot_b, (size_t)(panels * stride * blocks.count) * 4);
+
+    // Four panels of one block of k per task.
+    const int64_t groups = ceil_div(panels, 4);
+    const bool share_packing = parallel && columns * g.k >= 32768;
+    each(share_packing, groups * blocks.count, [&](int64_t task) {
+      const int64_t p = task / groups, panel = task % groups * 4;
+      const int64_t k0 = p * blocks.size;
+      pack_b<BF>(g, j0 + panel * width, std::min<int64_t>(4 * width, columns - panel * width), k0,
+                 (int)std::min<int64_t>(blocks.size, g.k - k0), b + (p * panels + panel) * stride, stride);
+    });
+
+    // With fewer blocks of rows than keep all threads busy, the columns are shared out too.
+    const int64_t column_tasks =
+        row_blocks >= 2 * threads ? 1 : std::clamp<int64_t>(ceil_div(2 * threads, row_blocks), 1, ceil_div(panels, 4));
+    const int64_t task_panels = ceil_div(panels, column_tasks);
+    each(parallel, row_blocks * column_tasks, [&](int64_t task) {
+      const int64_t i0 = task / column_tasks * block_rows;
+      const int rows = (int)std::min(block_rows, g.m - i0);
+      const int64_t first = task % column_tasks * task_panels, end = std::min(panels, first + task_panels);
+      if (rows <= 0 || first >= end) return;
+      float* const to = scratch(slot_a, (size_t)packed_a_words<BF>(block_rows, kd_block, g.trans_a) * 4);
+      const Partial partial = partial_for(i0, j0 + first * width, (end - first) * width);
+      for (int p = 0; p < blocks.count; p++) {
+        const int64_t k0 = (int64_t)p * blocks.size;
+        const int k = (int)std::min<int64_t>(blocks.size, g.k - k0);
+        const PackedA<BF> a = pack_a<BF>(g, i0, rows, k0, k, to);
+        for (int64_t panel = first; panel < end; panel++) {
+          const int64_t j = j0 + panel * width;
+          multiply_panel<BF>(g, a, i0, rows, words(k, BF), b + (p * panels + panel) * stride, width, j,
+                             (int)std::min<int64_t>(width, g.n - j), partial, {p == 0, p == blocks.count - 1});
+        }
+      }
+    });
+  }
+}
+
+// ---- Long k, small C (gradients of weights) ----
+
+/** How many parts k is cut into, from shape alone; 1: not worth it. */
+int parts_of(const GemmArgs& g) {
+  if (g.k < 2048 || g.k < 4 * std::max(g.m, g.n)) return 1;
+  const int64_t parts = std::min<int64_t>(16, g.k / 1024);
+  return parts * g.m * g.n * 4 > (64 << 20) ? 1 : (int)parts;
+}
+
+template <bool BF>
+void multiply_in_parts(const GemmArgs& g, int parts, bool parallel) {
+  const int64_t size = g.m * g.n, part_k = round_up(ceil_div(g.k, parts), 2);
+  float* const sums = scratch(slot_parts, (size_t)(size * parts) * 4);
+  const auto offset = [](const void* p, Type type, int64_t n) -> const void* {
+    return type == Type::f32 ? (const void*)((const float*)p + n) : (const bf16_t*)p + n;
+  };
+  each(parallel, parts, [&](int64_t part) {
+    GemmArgs piece = g;
+    const int64_t k0 = part * part_k;
+    piece.k = std::max<int64_t>(0, std::min(part_k, g.k - k0));
+    piece.a = offset(g.a, g.ta, g.trans_a ? k0 * g.lda : k0);
+    piece.b = offset(g.b, g.tb, g.trans_b ? k0 : k0 * g.ldb);
+    piece.c = sums + part * size;
+    piece.tc = Type::f32;
+    piece.ldc = g.n;
+    piece.alpha = 1;
+    piece.beta = 0;
+    piece.epilogue = {};
+    multiply_blocked<BF>(piece, false);
+  });
+  const int64_t rows_per_task = std::max<int64_t>(1, 16384 / g.n);
+  each(parallel, ceil_div(g.m, rows_per_task), [&](int64_t task) {
+    for (int64_t i = task * rows_per_task; i < std::min(g.m, (task + 1) * rows_per_task); i++) {
+      float* total = sums + i * g.n;
+      for (int64_t j = 0; j < g.n; j += W) {
+        const int64_t left = g.n - j;
+        vf s = load_n(total + j, left);
+        for (int part = 1; part < parts; part++) s = s + load_n(total + part * size + j, left);
+        store_n(total + j, s, left);
+      }
+      finish_row(g, i, 0, g.n, total, nullptr, {true, true});
+    }
+  });
+}
+
+// ---- Few rows or few columns ----
+
+/** Calls body(std::integral_constant<int, T>) for T = count. */
+template <class F, int... I>
+void with_count(int count, F&& body, std::integer_sequence<int, I...>) {
+  ((count == I + 1 ? body(std::integral_constant<int, I + 1>{}) : void()), ...);
+}
+
+/**
+ * The thin side is x: rows of A (`x_rows`), or columns of B. The large side is w. Where k is contiguous in w, each of its
+ * rows gives T dot products; else rows of w are added up.
+ */
+template <bool BF>
+void multiply_thin(const GemmArgs& g, bool x_rows, bool parallel) {
+  const int T = (int)(x_rows ? g.m : g.n);
+  const int64_t size = x_rows ? g.n : g.m; // along w
+  const void* const w = x_rows ? g.b : g.a;
+  const Type tw = x_rows ? g.tb : g.ta;
+  const int64_t ldw = x_rows ? g.ldb : g.lda;
+  const bool w_contiguous = x_rows ? g.trans_b : !g.trans_a;
+  const void* const xs = x_rows ? g.a : g.b;
+  const Type tx = x_rows ? g.ta : g.tb;
+  const int64_t ldx = x_rows ? g.lda : g.ldb;
+  const bool x_contiguous = x_rows ? !g.trans_a : g.trans_b;
+  const auto x_at = [&](int64_t t, int64_t k) {
+    const int64_t at = x_contiguous ? t * ldx + k : k * ldx + t;
+    return tx == Type::f32 ? ((const float*)xs)[at] : bf16_to_f32(((const bf16_t*)xs)[at]);
+  };
+  /** Row `at` of w's side is finished: T sums, `stride` apart. */
+  const auto finish_columns = [&](int64_t at, int64_t count, const float* sums, int64_t ld) {
+    if (x_rows) {
+      for (int t = 0; t < T; t++) finish_row(g, t, at, count, sums + t * ld, nullptr, {true, true});
+    } else {
+      float row[thin_limit];
+      for (int64_t i = 0; i < count; i++) {
+        for (int t = 0; t < T; t++) row[t] = sums[t * ld + i];
+        finish_row(g, at + i, 0, T, row, nullptr, {true, true});
+      }
+    }
+  };
+  const int threads = parallel ? thread_count() : 1;
+
+  if (w_contiguous) {
+    // x as T vectors of words, zeros behind the last.
+    const int64_t kd = round_up(ceil_div(g.k, k_per_word(BF)), W);
+    float* const x = scratch(slot_thin_x, (size_t)(T * kd) * 4);
+    for (int t = 0; t < T; t++) {
+      if (x_contiguous) {
+        with_type(tx, [&](auto type) {
+          pack_rows<BF>((decltype(type))xs + t * ldx, ldx, 1, (int)g.k, x + t * kd, kd);
+        });
+      } else if constexpr (BF) {
+        bf16_t* to = (bf16_t*)(x + t * kd);
+        for (int64_t k = 0; k < 2 * kd; k++) to[k] = k < g.k ? f32_to_bf16(x_at(t, k)) : (bf16_t)0;
+      } else {
+        for (int64_t k = 0; k < kd; k++) x[t * kd + k] = k < g.k ? x_at(t, k) : 0.0f;
+      }
+    }
+    // Long runs of rows: each thread reads one sequential stream.
+    const int64_t per_task = std::clamp<int64_t>(ceil_div(size, 4 * threads), 1, 64);
+    each(parallel, ceil_div(size, per_task), [&](int64_t task) {
+      float dots[64 * thin_limit], sums[64 * thin_limit];
+      const int64_t at = task * per_task, count = std::min(per_task, size - at);
+      with_type(tw, [&](auto type) {
+        with_count(T, [&](auto n) {
+          thin_dot_rows<BF, n()>((decltype(type))w + at * ldw, ldw, count, g.k, x, kd, dots);
+        }, std::make_integer_sequence<int, thin_limit>{});
+      });
+      for (int64_t i = 0; i < count; i++)
+        for (int t = 0; t < T; t++) sums[t * count + i] = dots[i * T + t];
+      finish_columns(at, count, sums, count);
+    });
+    return;
+  }
+
+  // x as k rows of T. The multiplication itself is in f32: reading w is the limit, and pairs along k are far apart.
+  float* const x = scratch(slot_thin_x, (size_t)(T * g.k) * 4);
+  for (int64_t k = 0; k < g.k; k++)
+    for (int t = 0; t < T; t++) x[k * T + t] = BF ? bf16_to_f32(f32_to_bf16(x_at(t, k))) : x_at(t, k);
+  const int64_t per_task = std::clamp<int64_t>(round_up(ceil_div(size, 4 * threads), 4 * W), 4 * W, 1024);
+  each(parallel, ceil_div(size, per_task), [&](int64_t task) {
+    float* const sums = scratch(slot_thin_sums, (size_t)(T * per_task) * 4);
+    const int64_t at = task * per_task, count = std::min(per_task, size - at);
+    with_type(tw, [&](auto type) {
+      with_count(T, [&](auto n) {
+        thin_axpy<BF, n()>((decltype(type))w + at, ldw, count, g.k, x, sums, per_task);
+      }, std::make_integer_sequence<int, thin_limit>{});
+    });
+    finish_columns(at, count, sums, per_task);
+  });
+}
+
+// ---- Choice ----
+
+template <bool BF>
+void multiply_one(const GemmArgs& g, bool parallel) {
+  if (g.k <= 0) {
+    // Only beta * C and the epilogue.
+    const float none[64] = {};
+    for (int64_t i = 0; i < g.m; i++)
+      for (int64_t j = 0; j < g.n; j += 64)
+        finish_row(g, i, j, std::min<int64_t>(64, g.n - j), none, nullptr, {true, true});
+    return;
+  }
+  parallel = parallel && flops(g) >= 2 * task_flops;
+  if (std::min(g.m, g.n) <= thin_limit) {
+    // Rows of x against rows of w, whichever of the two is the smaller; k must fill some vectors.
+    const bool x_rows = g.m <= g.n;
+    return multiply_thin<BF>(g, x_rows, parallel);
+  }
+  const int parts = parts_of(g);
+  if (parts > 1) return multiply_in_parts<BF>(g, parts, parallel);
+  multiply_blocked<BF>(g, parallel);
+}
+
+template <bool BF>
+void multiply(GemmArgs g, bool parallel) {
+  if (g.batch <= 0 || g.m <= 0 || g.n <= 0) return;
+  if (g.batch == 1) return multiply_one<BF>(g, parallel);
+  const auto nth = [&](int64_t i) {
+    const auto offset = [](const void* p, Type type, int64_t n) {
+      return (char*)p + n * (type == Type::f32 ? 4 : 2);
+    };
+    GemmArgs one = g;
+    one.batch = 1;
+    one.a = offset(g.a, g.ta, i * g.stride_a);
+    one.b = offset(g.b, g.tb, i * g.stride_b);
+    one.c = offset(g.c, g.tc, i * g.stride_c);
+    if (g.epilogue.pre_activation) one.epilogue.pre_activation += i * g.stride_c;
+    if (g.epilogue.residual) one.epilogue.residual += i * g.stride_c;
+    return one;
+  };
+  // Matrices are handed out in groups of some work, or one after the other when each is enough for all threads.
+  const double each_flops = std::max(flops(g), 2.0 * (double)(g.m * g.n));
+  if (parallel && (g.batch >= 4 * thread_count() || each_flops < 8 * task_flops)) {
+    const int64_t group = std::clamp<int64_t>((int64_t)(task_flops / each_flops), 1, g.batch);
+    parallel_for(ceil_div(g.batch, group), [&](int64_t task, int) {
+      for (int64_t i = task * group; i < std::min(g.batch, (task + 1) * group); i++) multiply_one<BF>(nth(i), false);
+    });
+    return;
+  }
+  for (int64_t i = 0; i < g.batch; i++) multiply_one<BF>(nth(i), parallel);
+}
+
+void dispatch(const GemmArgs& g, bool parallel) {
+#if HOWDAH_BF16_DOT
+  if (g.bf16_compute) return multiply<true>(g, parallel);
+#endif
+  multiply<false>(g, parallel);
+}
+
+} // namespace
+
+const GemmTable gemm_table = {
+    [](const GemmArgs& g) { dispatch(g, true); },
+    [](const GemmArgs& g) { dispatch(g, false); },
+};
+
+} // namespace howdah::HOWDAH_ISA

@@ -1,0 +1,106 @@
+// The inner kernel of matrix multiplication: a tile of C held in registers while k goes by.
+#pragma once
+
+#include <array>
+#include <utility>
+
+#include "../simd.hpp"
+
+namespace howdah::HOWDAH_ISA {
+
+/**
+ * Tile sizes: rows and vectors of columns that fit the register file with B's vectors and one broadcast of A, and the
+ * words of k per block, so that the panels in use stay in L1 and L2. Measured; see docs/log.md.
+ */
+struct Tile {
+  int rows, vectors, block;
+};
+#if HOWDAH_AVX512
+#ifndef HOWDAH_TILE_F32
+#define HOWDAH_TILE_F32 12, 2, 512
+#endif
+#ifndef HOWDAH_TILE_BF16
+#define HOWDAH_TILE_BF16 12, 2, 512
+#endif
+constexpr Tile tile_f32{HOWDAH_TILE_F32}, tile_bf16{HOWDAH_TILE_BF16};
+#elif HOWDAH_AVX2
+constexpr Tile tile_f32{6, 2, 384}, tile_bf16 = tile_f32;
+#elif HOWDAH_NEON
+constexpr Tile tile_f32{8, 3, 384}, tile_bf16 = tile_f32;
+#else
+constexpr Tile tile_f32{4, 2, 256}, tile_bf16 = tile_f32;
+#endif
+
+template <bool BF>
+constexpr Tile tile_of = BF ? tile_bf16 : tile_f32;
+
+/** Words between two rows of A packed by pack_rows: room for a block rounded up to W, and an odd number of cache lines. */
+template <bool BF>
+constexpr int row_stride = ((tile_of<BF>.block + W + 31) / 32 * 32) + 16;
+
+/** How A lies: rows of words `row_stride` apart, or a panel [kd][rows of a full tile]. */
+enum class ALayout { rows, panel };
+
+HOWDAH_INLINE vf multiply_add(vf a, vf b, vf sum, std::false_type) { return fma(a, b, sum); }
+#if HOWDAH_BF16_DOT
+/** sum + a0 b0 + a1 b1 per lane, where a word is the pair (x0, x1) of bf16. */
+HOWDAH_INLINE vf multiply_add(vf a, vf b, vf sum, std::true_type) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
+/**
+ * C (M rows, V vectors of columns of which the first `columns` exist) = A B, or += with `add`. B's words lie in rows
+ * `ldb` apart. M is the number of rows, at most that of a full tile.
+ */
+template <bool BF, ALayout layout, int M, int V>
+static __attribute__((noinline)) void multiply_tile(int kd, const float* a, const float* b, int64_t ldb, float* c,
+                                                    int64_t ldc, int columns, bool add) {
+  constexpr int full = tile_of<BF>.rows;
+  constexpr int64_t a_row = layout == ALayout::rows ? row_stride<BF> : 1;
+  constexpr int64_t a_word = layout == ALayout::rows ? 1 : full;
+  vf sum[M][V];
+  HOWDAH_UNROLL for (int i = 0; i < M; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = zero();
+  HOWDAH_UNROLL for (int i = 0; i < M; i++)
+      HOWDAH_UNROLL for (int j = 0; j < V; j++) __builtin_prefetch(c + i * ldc + j * W, 1);
+  for (int q = 0; q < kd; q++) {
+    vf bv[V];
+    HOWDAH_UNROLL for (int j = 0; j < V; j++) bv[j] = load(b + j * W);
+    HOWDAH_UNROLL for (int i = 0; i < M; i++) {
+      const vf av = splat(a[i * a_row]);
+      HOWDAH_UNROLL for (int j = 0; j < V; j++)
+        sum[i][j] = multiply_add(av, bv[j], sum[i][j], std::bool_constant<BF>{});
+    }
+    a += a_word;
+    b += ldb;
+  }
+  if (columns >= V * W) {
+    if (add) {
+      HOWDAH_UNROLL for (int i = 0; i < M; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) {
+        float* p = c + i * ldc + j * W;
+        store(p, load(p) + sum[i][j]);
+      }
+    } else {
+      HOWDAH_UNROLL for (int i = 0; i < M; i++)
+          HOWDAH_UNROLL for (int j = 0; j < V; j++) store(c + i * ldc + j * W, sum[i][j]);
+    }
+    return;
+  }
+  HOWDAH_UNROLL for (int i = 0; i < M; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) {
+    float* p = c + i * ldc + j * W;
+    const int n = columns - j * W;
+    if (n <= 0) continue;
+    store_n(p, add ? load_n(p, n) + sum[i][j] : sum[i][j], n);
+  }
+}
+
+using TileFunction = void (*)(int kd, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, int columns,
+                              bool add);
+
+/** The kernels for 1 .. rows rows, at index rows - 1. */
+template <bool BF, ALayout layout>
+constexpr auto tile_functions = []<size_t... I>(std::index_sequence<I...>) {
+  return std::array<TileFunction, sizeof...(I)>{multiply_tile<BF, layout, (int)I + 1, tile_of<BF>.vectors>...};
+}(std::make_index_sequence<tile_of<BF>.rows>{});
+
+} // namespace howdah::HOWDAH_ISA
