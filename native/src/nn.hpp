@@ -352,7 +352,7 @@ struct AdamWArgs {
   float learning_rate;
   float gradient_scale; // 1, or the clipping factor
   float correction1, correction2; // c1 and c2
-  float beta1, beta2, epsilon, weight_decay;
+  double beta1, beta2, epsilon, weight_decay; // f64, since 1 - beta2 loses bits in f32
 };
 
 /** *out = sqrt(sum of squares of all tensors), summed in f64 over fixed blocks. */
