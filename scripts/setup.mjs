@@ -83,7 +83,7 @@ export function missingTools({ cmake, compiler }) {
   const windows = [cmake ? "" : "Kitware.CMake", compiler ? "" : "Microsoft.VisualStudio.2022.BuildTools"]
     .filter(Boolean)
     .join("` and `winget install ");
-  return `howdah builds its native kernels and did not find ${what}: on Debian or Ubuntu run \`sudo apt install ${debian}\`, on macOS \`${mac}\`, on Windows \`winget install ${windows}\`${compiler ? "" : ' (with the workload "Desktop development with C++")'}.`;
+  return `howdah builds its native kernels and did not find ${what}: on Debian or Ubuntu run \`sudo apt install ${debian}\`, on macOS \`${mac}\`, on Windows \`winget install ${windows}\`${compiler ? "" : ' (with the workload "Desktop development with C++" and its Clang tools)'}.`;
 }
 
 /** CMake refuses a build folder made for another path (a checkout that was copied or moved). */
@@ -97,7 +97,9 @@ export function dropForeignCache(build, source) {
 /** Configures and builds `native/` into `build`. */
 export async function cmakeBuild(build, options, targets, note) {
   dropForeignCache(build, at("native"));
-  await run("cmake", ["-S", at("native"), "-B", build, ...options], { cwd: root });
+  // The kernels use vector types that Clang has and Microsoft's own compiler lacks; Visual Studio brings both.
+  const toolset = process.platform === "win32" ? ["-T", "ClangCL"] : [];
+  await run("cmake", ["-S", at("native"), "-B", build, ...toolset, ...options], { cwd: root });
   const jobs = String(availableParallelism());
   const target = targets.length === 0 ? [] : ["--target", ...targets];
   await run("cmake", ["--build", build, "--config", "Release", "--parallel", jobs, ...target], {

@@ -23,6 +23,8 @@ export interface Checkpoint {
   readonly stageIndex: number;
   readonly step: number;
   readonly score: number | undefined;
+  /** Of all its files. */
+  readonly bytes: number;
   /** Milliseconds since 1970. */
   readonly time: number;
 }
@@ -56,6 +58,7 @@ export class Checkpoints {
     if (!/^[\w-]+$/.test(stage)) throw new InputError(`A stage's name has letters, digits, - and _ only: "${stage}".`);
     const path = join(this.folder, `${stage}-step-${step}`);
     const time = Date.now();
+    let bytes = 0;
     await writeFolderAtomic(path, async (folder) => {
       await fill(folder);
       const files: Record<string, number> = {};
@@ -64,11 +67,12 @@ export class Checkpoints {
         const full = join(entry.parentPath, entry.name);
         files[full.slice(folder.length + 1).replaceAll("\\", "/")] = statSync(full).size;
       }
+      bytes = sum(Object.values(files));
       const manifest = { stage, stageIndex, step, time, ...(score === undefined ? {} : { score }), files };
       writeFileSync(join(folder, manifestName), `${stringify(manifest, 2)}\n`);
     });
     await this.#prune(stage, keep);
-    return { path, stage, stageIndex, step, score, time } satisfies Checkpoint;
+    return { path, stage, stageIndex, step, score, bytes, time } satisfies Checkpoint;
   }
 
   /** Every complete checkpoint, oldest first: by stage, then by step. */
@@ -118,6 +122,8 @@ export class Checkpoints {
   }
 }
 
+const sum = (numbers: readonly number[]) => numbers.reduce((total, one) => total + one, 0);
+
 function lowest(checkpoints: readonly Checkpoint[]): Checkpoint | undefined {
   let best: Checkpoint | undefined;
   for (const checkpoint of checkpoints) {
@@ -140,7 +146,7 @@ export function readCheckpoint(path: string): Checkpoint | undefined {
   try {
     const { files, score, ...rest } = manifestSchema.parse(parse(readFileSync(file, "utf8")));
     for (const [name, size] of Object.entries(files)) if (statSync(join(path, name)).size !== size) return undefined;
-    return { path, score, ...rest };
+    return { path, score, bytes: sum(Object.values(files)), ...rest };
   } catch {
     return undefined; // half a manifest, or a file that is gone
   }

@@ -1,0 +1,6 @@
+import type { Command } from "../command.ts";
+import { doctor } from "./doctor.ts";
+import { runs } from "./runs.ts";
+
+/** Every command, in the order of `howdah --help`. */
+export const commands: readonly Command[] = [runs, doctor];

@@ -1,0 +1,179 @@
+import { readFileSync } from "node:fs";
+import { Command as Commander, CommanderError, Help } from "commander";
+import { stringify } from "../runs/json.ts";
+import { HowdahError } from "../tensor/errors.ts";
+import type { Command, CommandContext } from "./command.ts";
+import { Interrupted, listenForInterrupts } from "./interrupt.ts";
+import { commanderArgument, commanderOption, parseOptions, shapesOf } from "./options.ts";
+import { restoreTerminal } from "./terminal.ts";
+
+/** The exit codes of every command. */
+export const exitCodes = { success: 0, failure: 1, usage: 2, interrupted: 130 } as const;
+
+const groups: Record<string, string> = {
+  tokenizer: "train a tokenizer, encode and decode text",
+  runs: "the runs in a folder, and what they reported",
+};
+
+interface Outcome {
+  /** The last line of standard output; none after `--help` and `--version`. */
+  readonly result?: Record<string, unknown>;
+  readonly exitCode: number;
+}
+
+/** The version in package.json, which lies two folders above this file in `src/` and in `dist/`. */
+export function packageVersion(): string {
+  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+function helpAfter(command: Command): string {
+  const examples = (command.examples ?? []).map(([line, does]) => `  ${line}\n      ${does}`);
+  return examples.length === 0 ? "" : `\nExamples:\n${examples.join("\n")}\n`;
+}
+
+/** Builds the commander program; `onCommand` is called with the command a person chose and what they gave it. */
+export function buildProgram(
+  commands: readonly Command[],
+  onCommand: (command: Command, options: Record<string, unknown>, args: readonly unknown[]) => Promise<void>,
+): Commander {
+  const program = new Commander("howdah")
+    .description(
+      "The whole life of a foundation model: from raw text to a model that is trained, aligned, measured and served.",
+    )
+    .version(packageVersion(), "-v, --version", "print the version")
+    .option("--debug", "show where an error came from")
+    .helpOption("-h, --help", "show this help")
+    .showSuggestionAfterError(true)
+    .exitOverride()
+    .configureHelp({
+      sortSubcommands: false,
+      subcommandTerm: (one) => Help.prototype.subcommandTerm.call(undefined, one).replace(" [options]", ""),
+    });
+  for (const command of commands) {
+    const words = command.name.split(" ");
+    let parent = program;
+    for (const word of words.slice(0, -1)) {
+      const there = parent.commands.find((one) => one.name() === word);
+      parent = there ?? parent.command(word).description(groups[word] ?? "");
+    }
+    const { options, positional } = shapesOf(command);
+    const built = parent
+      .command(words.at(-1)!, { hidden: command.hidden ?? false })
+      .summary(command.summary)
+      .description(command.description ?? command.summary)
+      .addHelpText("after", helpAfter(command));
+    for (const shape of positional) built.addArgument(commanderArgument(shape));
+    for (const shape of options) built.addOption(commanderOption(shape));
+    built.option("--debug", "show where an error came from");
+    built.action(async (...given: unknown[]) => {
+      // commander passes the arguments, then the options, then itself.
+      await onCommand(command, given[positional.length] as Record<string, unknown>, given.slice(0, positional.length));
+    });
+  }
+  return program;
+}
+
+/** What an error means for the exit code: what a person gave was wrong, or something failed. */
+function exitCodeOf(error: unknown): number {
+  if (error instanceof Interrupted) return exitCodes.interrupted;
+  return error instanceof HowdahError && error.code === "input" ? exitCodes.usage : exitCodes.failure;
+}
+
+/** `SystemError: ENOENT ...` and friends keep their own code; what is not ours is an internal error. */
+function codeOf(error: unknown): string {
+  if (error instanceof HowdahError) return error.code;
+  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "internal";
+}
+
+function isAbort(error: unknown): boolean {
+  return error instanceof Interrupted || (error instanceof Error && error.name === "AbortError");
+}
+
+/** Runs one command line to its end, prints its last line, and says the exit code. Never throws. */
+export async function runCli(commands: readonly Command[], argv: readonly string[]): Promise<number> {
+  let outcome: Outcome = { exitCode: exitCodes.success };
+  const debug = argv.includes("--debug");
+  const say = (text: string) => process.stderr.write(`${text}\n`);
+  const program = buildProgram(commands, async (command, given, args) => {
+    const options = parseOptions(command, given, args);
+    const interrupts = listenForInterrupts({
+      ask: () => say("Stopping cleanly; press Ctrl-C again to stop at once."),
+      force: restoreTerminal,
+    });
+    const context: CommandContext = {
+      print: (line = "") => void process.stdout.write(`${line}\n`),
+      warn: (line) => void say(line),
+      signal: interrupts.signal,
+      stdout: process.stdout,
+      environment: process.env,
+    };
+    try {
+      outcome = { result: await command.run(options, context), exitCode: exitCodes.success };
+    } catch (error) {
+      if (!interrupts.signal.aborted || !isAbort(error)) throw error;
+      const stopped = error instanceof Interrupted ? error : new Interrupted();
+      say(stopped.message);
+      outcome = { result: { interrupted: true, ...stopped.result }, exitCode: exitCodes.interrupted };
+    } finally {
+      interrupts.stop();
+      restoreTerminal();
+    }
+  });
+  let usage = "";
+  const output = {
+    writeOut: (text: string) => void process.stdout.write(text),
+    // What commander says about a wrong command line is said once, by the frame.
+    writeErr: (text: string) => {
+      usage += text;
+    },
+  };
+  for (const one of [program, ...program.commands, ...program.commands.flatMap((group) => group.commands)]) {
+    one.exitOverride().configureOutput(output);
+  }
+  try {
+    await program.parseAsync([...argv], { from: "user" });
+  } catch (error) {
+    outcome = failed(error, usage, debug, say);
+  }
+  if (outcome.result !== undefined) process.stdout.write(`${stringify(outcome.result)}\n`);
+  return outcome.exitCode;
+}
+
+function failed(error: unknown, usage: string, debug: boolean, say: (text: string) => void): Outcome {
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return { exitCode: exitCodes.success };
+    const text = usage.trim() === "" ? error.message : usage.trim();
+    say(/^Usage:/m.test(text) ? text : `${text}\nSee howdah --help, or howdah COMMAND --help.`);
+    const message = text.replace(/^error: /, "").split("\n")[0];
+    return { result: { error: { code: "usage", message } }, exitCode: exitCodes.usage };
+  }
+  const code = codeOf(error);
+  const message = error instanceof Error ? error.message : String(error);
+  say(`error (${code}): ${message}`);
+  if (debug) {
+    say(error instanceof Error ? (error.stack ?? "") : "");
+    if (error instanceof Error && error.cause !== undefined) say(`caused by: ${String(error.cause)}`);
+  } else if (code === "internal") {
+    say("This is a mistake in howdah itself. Run it again with --debug to see where it happened.");
+  }
+  return { result: { error: { code, message } }, exitCode: exitCodeOf(error) };
+}
+
+/** Runs the command line of this process and ends it once everything printed has been read. */
+export async function main(
+  commands: readonly Command[],
+  argv: readonly string[] = process.argv.slice(2),
+): Promise<void> {
+  // `howdah ... | head` closes the pipe early: that is not an error worth a stack.
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code === "EPIPE") process.exit(exitCodes.success);
+      throw error;
+    });
+  }
+  const exitCode = await runCli(commands, argv);
+  // Idle handles (a server's sockets, a worker) must not keep a finished command alive.
+  await Promise.all([process.stdout, process.stderr].map((stream) => new Promise((done) => stream.write("", done))));
+  process.exit(exitCode);
+}
