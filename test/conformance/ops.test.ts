@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { loadNativeBackend } from "../../src/engine/backends/native/backend.ts";
 import { isFloat } from "../../src/tensor/dtype.ts";
 import { grad } from "../../src/tensor/grad.ts";

@@ -1,11 +1,12 @@
 import { DTypeError, ShapeError } from "../errors.ts";
 import type { Attributes } from "../graph.ts";
-import { defineOp, type Op } from "../op.ts";
+import { defineOp, type Op, type OpCase } from "../op.ts";
 import { normalizeAxis, type Shape, show } from "../shape.ts";
-import type { Tensor } from "../tensor.ts";
+import { type Tensor, tensor } from "../tensor.ts";
 import { apply1 } from "../trace.ts";
 import { iota, zeros } from "./creation.ts";
-import { broadcastTo, concatenate, expandDims, reshape, transpose } from "./structure.ts";
+import { clamp } from "./elementwise.ts";
+import { broadcastTo, concatenate, expandDims, pad, reshape, transpose } from "./structure.ts";
 
 export interface GatherDimensions {
   /** Output axes that run over the slices. */
@@ -60,8 +61,11 @@ export const gatherOp: Op = defineOp({
   },
   gradient({ inputs: [x, indices], cotangents: [g], attributes }) {
     const d = gatherDims(attributes);
+    // Starts out of range were clamped, and so must be the places the gradient goes to: scatter would skip them.
+    const limits = d.start_index_map.map((axis) => x!.shape[axis]! - d.slice_sizes[axis]!);
+    const at = clampStarts(indices!, d.index_vector_dim, 0, limits);
     return [
-      scatter(zeros(x!.shape, x!.dtype), indices!, g!, "add", {
+      scatter(zeros(x!.shape, x!.dtype), at, g!, "add", {
         update_window_dims: d.offset_dims,
         inserted_window_dims: d.collapsed_slice_dims,
         scatter_dims_to_operand_dims: d.start_index_map,
@@ -133,6 +137,13 @@ export const gatherOp: Op = defineOp({
   ],
 });
 
+/** Index vectors with each component kept within `low` and its own limit. */
+function clampStarts(indices: Tensor, vectorDim: number, low: number, limits: readonly number[]): Tensor {
+  if (vectorDim === indices.rank) return clamp(indices, low, limits[0]!);
+  const shape = indices.shape.map((d, i) => (i === vectorDim ? d : 1));
+  return clamp(indices, low, reshape(tensor(Int32Array.from(limits)), shape));
+}
+
 /** Puts the number of the mapped element in front of each index vector: for `vmap` of gather and scatter. */
 function leadIndex(indices: Tensor, vectorDim: number, n: number): [Tensor, number] {
   const whole = vectorDim === indices.rank ? expandDims(indices, vectorDim) : indices;
@@ -153,21 +164,12 @@ export const scatterOp: Op = defineOp({
   gradient({ inputs: [x, indices, updates], cotangents: [g], attributes, wanted }) {
     const d = scatterDims(attributes);
     const kind = attributes.kind as ScatterKind;
-    const asGather: GatherDimensions = {
-      offset_dims: d.update_window_dims,
-      collapsed_slice_dims: d.inserted_window_dims,
-      start_index_map: d.scatter_dims_to_operand_dims,
-      index_vector_dim: d.index_vector_dim,
-      slice_sizes: windowSizes(x!.shape, updates!.shape, d),
-    };
-    if (kind === "add") return [g, undefined, wanted[2] ? gather(g!, indices!, asGather) : undefined];
+    const back = () =>
+      wanted[2] ? gatherUpdates(g!, indices!, windowSizes(x!.shape, updates!.shape, d), d) : undefined;
+    if (kind === "add") return [g, undefined, back()];
     if (kind === "set")
       // Exact where no two updates meet; where they do, the last one wins forward and each receives the gradient.
-      return [
-        scatter(g!, indices!, zeros(updates!.shape, updates!.dtype), "set", d),
-        undefined,
-        gather(g!, indices!, asGather),
-      ];
+      return [scatter(g!, indices!, zeros(updates!.shape, updates!.dtype), "set", d), undefined, back()];
     throw new DTypeError(`scatter: there is no gradient for kind "${kind}". Use "add" or "set".`);
   },
   batch([x, indices, updates], batched, attributes, n) {
@@ -214,12 +216,72 @@ export const scatterOp: Op = defineOp({
       },
       outputs: [[1, 5, 1]],
     },
+    {
+      // Windows that stick out: the elements inside count.
+      inputs: [
+        { shape: [4, 3], values: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] },
+        { shape: [2, 2], values: [-1, 0, 3, 2], dtype: "i32" },
+        { shape: [2, 2, 2], values: [1, 2, 3, 4, 5, 6, 7, 8] },
+      ],
+      attributes: {
+        kind: "add",
+        update_window_dims: [1, 2],
+        inserted_window_dims: [],
+        scatter_dims_to_operand_dims: [0, 1],
+        index_vector_dim: 1,
+      },
+      outputs: [[3, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]],
+    },
+    ...(["maximum", "minimum", "multiply"] as const).map(
+      (kind): OpCase => ({
+        inputs: [
+          { shape: [3], values: [2, 3, -1] },
+          { shape: [4, 1], values: [0, 1, 0, 2], dtype: "i32" },
+          { shape: [4], values: [5, -4, 3, 0.5] },
+        ],
+        attributes: {
+          kind,
+          update_window_dims: [],
+          inserted_window_dims: [0],
+          scatter_dims_to_operand_dims: [0],
+          index_vector_dim: 1,
+        },
+        outputs: [{ maximum: [5, 3, 0.5], minimum: [2, -4, -1], multiply: [30, -12, -0.5] }[kind]],
+        differentiable: false,
+      }),
+    ),
   ],
 });
 
 function windowSizes(operand: Shape, updates: Shape, d: ScatterDimensions): number[] {
   let w = 0;
   return operand.map((_, i) => (d.inserted_window_dims.includes(i) ? 1 : updates[d.update_window_dims[w++]!]!));
+}
+
+/**
+ * What each update of a scatter sees of `g`; 0 for what was skipped. A border of zeros as wide as the window takes in whatever falls
+ * outside.
+ */
+function gatherUpdates(g: Tensor, indices: Tensor, windows: readonly number[], d: ScatterDimensions): Tensor {
+  const map = d.scatter_dims_to_operand_dims;
+  const border = g.shape.map((_, axis) => (map.includes(axis) ? windows[axis]! : 0));
+  const starts = map.map((axis) => border[axis]!);
+  const shifted = indices.add(
+    d.index_vector_dim === indices.rank
+      ? starts[0]!
+      : reshape(
+          tensor(Int32Array.from(starts)),
+          indices.shape.map((n, i) => (i === d.index_vector_dim ? n : 1)),
+        ),
+  );
+  const limits = map.map((axis) => g.shape[axis]! + border[axis]!);
+  return gather(pad(g, 0, border, border), clampStarts(shifted, d.index_vector_dim, 0, limits), {
+    offset_dims: d.update_window_dims,
+    collapsed_slice_dims: d.inserted_window_dims,
+    start_index_map: map,
+    index_vector_dim: d.index_vector_dim,
+    slice_sizes: windows,
+  });
 }
 
 export function gather(x: Tensor, indices: Tensor, d: GatherDimensions): Tensor {

@@ -1,22 +1,26 @@
 import { DTypeError, ShapeError } from "../errors.ts";
-import { defineOp } from "../op.ts";
+import { defineOp, type Op } from "../op.ts";
 import { type Shape, show } from "../shape.ts";
 import { type Tensor, tensor } from "../tensor.ts";
 import { apply1 } from "../trace.ts";
 import { cos, log, shiftRightLogical, sqrt, where, xor } from "./elementwise.ts";
-import { concatenate, reshape, sliceAxis } from "./structure.ts";
+import { concatenate, reshape, sliceAxis, stack } from "./structure.ts";
 
 /**
  * 32 random bits per element by Philox4x32-10 (Salmon et al. 2011): the counter of element 4i + j is (i, 0, 0, 0), the result its word j.
  * The same bits on every backend and for any number of threads.
  */
-export const randomBitsOp = defineOp({
+export const randomBitsOp: Op = defineOp({
   name: "random_bits",
   infer([key], { shape }) {
     checkKey("random_bits", key!);
     return [{ dtype: "i32", shape: shape as Shape }];
   },
   gradient: () => [undefined],
+  // Each element has a key of its own, and with it its own sequence of counters.
+  batch: ([keys], _b, { shape }, n) => [
+    stack(Array.from({ length: n }, (_, i) => randomBits(reshape(sliceAxis(keys!, 0, i, i + 1), [2]), shape as Shape))),
+  ],
   cases: [
     {
       inputs: [{ shape: [2], values: [0, 0], dtype: "i32" }],

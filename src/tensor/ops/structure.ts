@@ -1,9 +1,11 @@
 import { DTypeError, ShapeError } from "../errors.ts";
 import { defineOp, type Op } from "../op.ts";
 import { broadcastShapes, inferReshape, normalizeAxis, type Shape, sameShape, show } from "../shape.ts";
-import type { Tensor } from "../tensor.ts";
+import { type Tensor, tensor } from "../tensor.ts";
 import { apply1 } from "../trace.ts";
-import { full, scalar, zeros } from "./creation.ts";
+import { full, iota, scalar, zeros } from "./creation.ts";
+import { clamp, where } from "./elementwise.ts";
+import { gather, scatter } from "./indexing.ts";
 import { reduce } from "./reduction.ts";
 
 const list = (a: unknown): readonly number[] => a as readonly number[];
@@ -131,10 +133,21 @@ const dynamicSliceOp: Op = defineOp({
     ...starts.map(() => undefined),
   ],
   batch([x, ...starts], batched, { sizes }, n) {
-    if (batched.slice(1).some(Boolean))
-      throw new ShapeError(
-        "vmap: dynamic_slice with a different start for each element is not supported; use take or gather.",
-      );
+    if (batched.slice(1).some(Boolean)) {
+      // Starts of their own: a gather, which clamps them too.
+      const own = batched[0]!;
+      const at = stackStarts(starts, batched.slice(1), n);
+      const axes = starts.map((_, i) => i + 1);
+      return [
+        gather(x!, own ? concatenate([iota([n, 1], 0), at], 1) : at, {
+          offset_dims: axes,
+          collapsed_slice_dims: own ? [0] : [],
+          start_index_map: own ? [0, ...axes] : axes.map((a) => a - 1),
+          index_vector_dim: 1,
+          slice_sizes: own ? [1, ...list(sizes)] : list(sizes),
+        }),
+      ];
+    }
     const all = batched[0] ? x! : broadcastTo(x!, [n, ...x!.shape]);
     return [dynamicSlice(all, [scalar(0, "i32"), ...starts], [n, ...list(sizes)])];
   },
@@ -179,11 +192,22 @@ const dynamicUpdateSliceOp: Op = defineOp({
     ...starts.map(() => undefined),
   ],
   batch([x, update, ...starts], batched, _a, n) {
-    if (batched.slice(2).some(Boolean))
-      throw new ShapeError(
-        "vmap: dynamic_update_slice with a different start for each element is not supported; use scatter.",
-      );
     const wide = (t: Tensor, b: boolean) => (b ? t : broadcastTo(t, [n, ...t.shape]));
+    if (batched.slice(2).some(Boolean)) {
+      // Starts of their own: a scatter, which does not clamp them.
+      const element = update!.shape.slice(batched[1] ? 1 : 0);
+      const limits = x!.shape.slice(batched[0] ? 1 : 0).map((d, i) => d - element[i]!);
+      const at = clamp(stackStarts(starts, batched.slice(2), n), 0, tensor(Int32Array.from(limits)));
+      const axes = starts.map((_, i) => i + 1);
+      return [
+        scatter(wide(x!, batched[0]!), concatenate([iota([n, 1], 0), at], 1), wide(update!, batched[1]!), "set", {
+          update_window_dims: axes,
+          inserted_window_dims: [0],
+          scatter_dims_to_operand_dims: [0, ...axes],
+          index_vector_dim: 1,
+        }),
+      ];
+    }
     return [dynamicUpdateSlice(wide(x!, batched[0]!), wide(update!, batched[1]!), [scalar(0, "i32"), ...starts])];
   },
   cases: [
@@ -205,6 +229,14 @@ const dynamicUpdateSliceOp: Op = defineOp({
     },
   ],
 });
+
+/** Scalar starts, some of them one per mapped element, as index vectors (n, rank). */
+function stackStarts(starts: readonly Tensor[], batched: readonly boolean[], n: number): Tensor {
+  return concatenate(
+    starts.map((s, i) => reshape(batched[i] ? s : broadcastTo(s, [n]), [n, 1])),
+    1,
+  );
+}
 
 function checkStarts(op: string, shape: Shape, starts: readonly { dtype: string; shape: Shape }[]): void {
   if (starts.length !== shape.length || starts.some((s) => s.dtype !== "i32" || s.shape.length !== 0))
@@ -241,15 +273,13 @@ const padOp: Op = defineOp({
     return [dx, wanted[1] ? reshape(g!.sum().sub(dx.sum()), value!.shape) : undefined];
   },
   batch([x, value], batched, { low, high, interior }, n) {
-    if (batched[1]) throw new ShapeError("vmap: pad with a different filling for each element is not supported.");
     const all = batched[0] ? x! : broadcastTo(x!, [n, ...x!.shape]);
-    return [
-      apply1(padOp, [all, value!], {
-        low: [0, ...list(low)],
-        high: [0, ...list(high)],
-        interior: [0, ...list(interior)],
-      }),
-    ];
+    const wide = (t: Tensor, filling: number | Tensor) =>
+      pad(t, filling, [0, ...list(low)], [0, ...list(high)], [0, ...list(interior)]);
+    if (!batched[1]) return [wide(all, value!)];
+    // A filling of its own for each element: where the padding is, take it.
+    const inside = wide(full(all.shape, 1, "bool"), 0);
+    return [where(inside, wide(all, 0), reshape(value!, [n, ...x!.shape.slice(batched[0] ? 1 : 0).map(() => 1)]))];
   },
   cases: [
     {
