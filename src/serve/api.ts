@@ -12,6 +12,8 @@ export interface ModelInfo {
   created: number;
   contextLength: number;
   description?: string;
+  /** Names that it knows speakers by. */
+  speakers?: readonly string[];
 }
 
 /** GET /api/info */

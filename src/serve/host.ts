@@ -43,6 +43,8 @@ export interface ModelHost {
   /** Prompt and continuation together, in tokens. */
   readonly contextLength: number;
   readonly description?: string;
+  /** Names that the model knows speakers by (a play's characters), for the Studio to offer; most talkative first. */
+  readonly speakers?: readonly string[];
   /** Text as it is: no chat template. */
   encode(text: string): number[];
   /**
