@@ -3,7 +3,8 @@
 //
 //   vf  W lanes of f32      vi  W lanes of i32      vm  W lanes of true or false (what comparisons give)
 //
-// vf and vi are the compiler's vector types, so + - * / and, for vi, & | ^ ~ << work as written (>> on vi keeps the sign).
+// vf and vi are the compiler's vector types, so + - * / and, for vi, & | ^ ~ << work as written (>> on vi keeps the sign;
+// + - * wrap around, since kernels are compiled with -fwrapv).
 // Function names are the same for both where the meaning is. Suffix _n: only the first n lanes, 0 <= n; lanes beyond
 // are zero when loaded and untouched when stored; n >= W means all.
 #pragma once
