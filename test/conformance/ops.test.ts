@@ -1,5 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { loadNativeBackend } from "../../src/engine/backends/native/backend.ts";
+import { ReferenceBackend } from "../../src/engine/backends/reference/backend.ts";
+import { createRuntime } from "../../src/engine/runtime.ts";
 import { isFloat } from "../../src/tensor/dtype.ts";
 import { grad } from "../../src/tensor/grad.ts";
 import { jit } from "../../src/tensor/jit.ts";
@@ -7,24 +9,29 @@ import type { Op } from "../../src/tensor/op.ts";
 import { scalar } from "../../src/tensor/ops/creation.ts";
 import { add } from "../../src/tensor/ops/elementwise.ts";
 import type { Runtime } from "../../src/tensor/runtime.ts";
-import { installRuntime } from "../../src/tensor/runtime.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { apply } from "../../src/tensor/trace.ts";
-import { dispose } from "../../src/tensor/tree.ts";
 import { vmap } from "../../src/tensor/vmap.ts";
 import { allOps, type OpCase } from "../helpers/all-ops.ts";
 import { checkLeaks } from "../helpers/leaks.ts";
 import { NaiveRuntime } from "../helpers/naive-runtime.ts";
 import { difference, evaluate, generator, materialize, type Plain, put, reference, withFloat } from "./support.ts";
 
-/** Ops with bodies have tests of their own (control.test.ts). */
-const handTested = new Set(["scan", "while", "custom_gradient"]);
+/**
+ * Ops without cases here: those with bodies have tests of their own (control.test.ts); the gradient of attention takes results of
+ * attention, and is tested by attention's cases.
+ */
+const handTested = new Set(["scan", "while", "custom_gradient", "attention_grad"]);
 
 checkLeaks();
 
 const loaded = loadNativeBackend();
 const native: Runtime | undefined = "missing" in loaded ? undefined : new NaiveRuntime(loaded);
 if ("missing" in loaded) console.warn(`native backend not tested: ${loaded.missing}`);
+
+/** The reference backend behind the compiler: the same numbers as without it. */
+const compiled = createRuntime(new ReferenceBackend());
+const compiledNative = "missing" in loaded ? undefined : createRuntime(loaded);
 
 const run = (
   runtime: Runtime,
@@ -33,6 +40,14 @@ const run = (
   inputs: readonly Plain[],
   float: "f32" | "f64" | "bf16" | "f16" = "f32",
 ) => evaluate(runtime, inputs, (xs) => apply(op, xs, withFloat(c.attributes, float)));
+
+const runJitted = (runtime: Runtime, op: Op, c: OpCase, inputs: readonly Plain[]) =>
+  evaluate(runtime, inputs, (xs) => {
+    const f = jit((...ys: Tensor[]) => apply(op, ys, c.attributes ?? {}));
+    const results = f(...xs);
+    f.release();
+    return results;
+  });
 
 const inputsOf = (op: Op, index: number, c: OpCase, float: "f32" | "f64" | "bf16" | "f16" = "f32"): Plain[] => {
   const next = generator(`${op.name} ${index}`);
@@ -46,19 +61,18 @@ const describeCase = (c: OpCase): string => {
 };
 
 /** A fixed random sum of all floating-point results: a scalar that depends on each of them. */
-function project(results: readonly Tensor[], weights: readonly Tensor[]): Tensor {
+function project(results: readonly Tensor[], weights: readonly (Tensor | undefined)[], float: "f32" | "f64"): Tensor {
   return results.reduce<Tensor>(
     (total, y, i) => {
       const w = weights[i];
       return w ? add(total, y.mul(w).sum()) : total;
     },
-    scalar(0, "f64"),
+    scalar(0, float),
   );
 }
 
-const floats = (list: readonly Plain[]): number[] => list.flatMap((x, i) => (isFloat(x.dtype) ? [i] : []));
-const randoms = (shapes: readonly Plain[], next: () => number): Plain[] =>
-  shapes.map((s) => ({ ...s, dtype: "f64", values: s.values.map(() => 2 * next() - 1) }));
+const randoms = (shapes: readonly Plain[], next: () => number, dtype: "f32" | "f64" = "f64"): Plain[] =>
+  shapes.map((s) => ({ ...s, dtype, values: s.values.map(() => 2 * next() - 1) }));
 
 /**
  * Compares the gradient of `f` with central differences of fourth order, along each coordinate of a small input and along random
@@ -108,47 +122,46 @@ async function checkGradient(
   return undefined;
 }
 
+/** The case as a function of its floating-point inputs, and a scalar of its results with a gradient that is not trivial. */
+async function scalarOf(op: Op, c: OpCase, index: number, float: "f32" | "f64") {
+  const inputs = inputsOf(op, index, c, float);
+  const at = inputs.filter((x) => isFloat(x.dtype));
+  const next = generator(`gradient ${op.name} ${index}`);
+  const results = await run(reference, op, c, inputs, float);
+  const weights = randoms(results, next, float);
+  const directions = randoms(at, next, float);
+  const f = (xs: readonly Tensor[]) => {
+    let k = 0;
+    // Everything but the variables is a constant of the program.
+    const all = inputs.map((x) => (isFloat(x.dtype) ? xs[k++]! : put(x)));
+    return project(
+      apply(op, all, withFloat(c.attributes, float)),
+      weights.map((w, i) => (isFloat(results[i]!.dtype) ? put(w) : undefined)),
+      float,
+    );
+  };
+  const slope = (xs: Tensor[]) => project(grad(xs, f), directions.map(put), float);
+  return { at, next, f, slope };
+}
+
 function gradientTests(op: Op, c: OpCase, index: number): void {
-  const inputs = inputsOf(op, index, c, "f64");
-  const wanted = floats(inputs);
-  const rest = (xs: readonly Tensor[], constants: readonly Tensor[]) => {
-    let [k, j] = [0, 0];
-    return inputs.map((x) => (isFloat(x.dtype) ? xs[k++]! : constants[j++]!));
-  };
-  const prepare = async () => {
-    const next = generator(`gradient ${op.name} ${index}`);
-    const results = await run(reference, op, c, inputs, "f64");
-    const before = installRuntime(reference);
-    const weights = randoms(results, next).map((w, i) => (isFloat(results[i]!.dtype) ? put(w) : undefined));
-    const constants = inputs.filter((x) => !isFloat(x.dtype)).map(put);
-    const directions = randoms(
-      wanted.map((i) => inputs[i]!),
-      next,
-    ).map(put);
-    if (before) installRuntime(before);
-    const f = (xs: Tensor[]) =>
-      project(apply(op, rest(xs, constants), withFloat(c.attributes, "f64")), weights as Tensor[]);
-    return { next, f, directions, release: () => dispose([weights, constants, directions]) };
-  };
   test("gradient equals central differences in f64", async () => {
-    const { next, f, release } = await prepare();
-    try {
-      const at = wanted.map((i) => inputs[i]!);
-      expect(await checkGradient(at, f, (xs) => grad(xs, f), next)).toBeUndefined();
-    } finally {
-      release();
-    }
+    const { at, f, next } = await scalarOf(op, c, index, "f64");
+    expect(await checkGradient(at, f, (xs) => grad(xs, f), next)).toBeUndefined();
   });
   test("gradient of the gradient equals central differences in f64", async () => {
-    const { next, f, directions, release } = await prepare();
-    try {
-      const at = wanted.map((i) => inputs[i]!);
-      const slope = (xs: Tensor[]) => project(grad(xs, f), directions);
-      expect(await checkGradient(at, slope, (xs) => grad(xs, slope), next)).toBeUndefined();
-    } finally {
-      release();
-    }
+    const { at, slope, next } = await scalarOf(op, c, index, "f64");
+    expect(await checkGradient(at, slope, (xs) => grad(xs, slope), next)).toBeUndefined();
   });
+  const compare = async (runtime: Runtime, tolerance: number) => {
+    const { at, f } = await scalarOf(op, c, index, "f32");
+    const wanted = await evaluate(reference, at, (xs) => grad(xs, f));
+    expect(difference(await evaluate(runtime, at, (xs) => grad(xs, f)), wanted, tolerance)).toBeUndefined();
+  };
+  test("compiled gradient, the same", () => compare(compiled, 2e-5));
+  test.skipIf(!native)("gradient compiled for native, the same", () =>
+    compare(compiledNative!, Math.max(c.tolerance ?? 0, 5e-5)),
+  );
 }
 
 /** Three elements per input: the case's own numbers, then the same in another order, and again. */
@@ -227,7 +240,15 @@ for (const op of allOps()) {
           const [mine, theirs] = [await run(native!, op, c, inputs), await run(reference, op, c, inputs)];
           expect(difference(mine, theirs, tolerance)).toBeUndefined();
         });
-        const differentiable = c.differentiable !== false && op.gradient && floats(inputs).length > 0;
+        test("compiled, the same", async () => {
+          const wanted = await run(reference, op, c, inputs);
+          expect(difference(await runJitted(compiled, op, c, inputs), wanted, 1e-6)).toBeUndefined();
+        });
+        test.skipIf(!native)("compiled for native, the same", async () => {
+          const wanted = await run(reference, op, c, inputs);
+          expect(difference(await runJitted(compiledNative!, op, c, inputs), wanted, tolerance)).toBeUndefined();
+        });
+        const differentiable = c.differentiable !== false && op.gradient && inputs.some((x) => isFloat(x.dtype));
         if (differentiable && inputs.some((x) => x.values.length > 0)) gradientTests(op, c, index);
         if (inputs.length > 0) vmapTests(op, c, index);
       });
