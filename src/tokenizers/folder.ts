@@ -1,7 +1,7 @@
-import { mkdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
+import { writeFileAtomic } from "../runs/atomic.ts";
 import type { TokenizerFile } from "./schema.ts";
-import { writeFileAtomic } from "./write-file.ts";
 
 /** What a token looks like in `tokenizer_config.json`: its text, or an object with its text in `content`. */
 export type ConfiguredToken = string | { readonly content: string } | null;
@@ -33,16 +33,15 @@ export async function writeTokenizerFolder(
   file: TokenizerFile,
   config: TokenizerConfig,
 ): Promise<void> {
-  await mkdir(folder, { recursive: true });
   const names: Record<string, string> = {};
   for (const key of SPECIAL_TOKEN_KEYS) {
     const name = specialTokenName(config, key);
     if (name !== undefined) names[key] = name;
   }
   const written = { tokenizer_class: "PreTrainedTokenizerFast", clean_up_tokenization_spaces: false, ...config };
-  await writeFileAtomic(join(folder, "tokenizer.json"), prettyJson(file));
-  await writeFileAtomic(join(folder, "special_tokens_map.json"), prettyJson(names));
-  await writeFileAtomic(join(folder, "tokenizer_config.json"), prettyJson(written));
+  writeFileAtomic(join(folder, "tokenizer.json"), prettyJson(file));
+  writeFileAtomic(join(folder, "special_tokens_map.json"), prettyJson(names));
+  writeFileAtomic(join(folder, "tokenizer_config.json"), prettyJson(written));
   // The template is in tokenizer_config.json; an older file beside it would be read first.
   await rm(join(folder, "chat_template.jinja"), { force: true });
 }

@@ -26,4 +26,3 @@ export type {
   Tokenizer,
   TokenStream,
 } from "./types.ts";
-export { writeFileAtomic } from "./write-file.ts";

@@ -111,23 +111,45 @@ export function splitterOf(part: PreTokenizer): Splitter {
   }
 }
 
+/** Shorter texts are always matched whole. */
+const LONGEST_MATCH = 1 << 20;
+
+function cutNearMiddle(text: string): number {
+  const half = text.length >> 1;
+  const line = text.indexOf("\n", half) + 1;
+  if (line > 0 && line < text.length - 1) return line;
+  const unit = text.charCodeAt(half);
+  return unit >= 0xdc00 && unit <= 0xdfff ? half + 1 : half;
+}
+
 type Behavior = (PreTokenizer & { type: "Split" })["behavior"];
 
 function splitBy(expression: RegExp, behavior: Behavior, invert: boolean): Splitter {
-  return (text, emit) => {
+  const split: Splitter = (text, emit) => {
     const pieces: { text: string; match: boolean }[] = [];
     const add = (start: number, end: number, match: boolean): void => {
       if (end > start) pieces.push({ text: text.slice(start, end), match: match !== invert });
     };
     let end = 0;
-    for (const found of text.matchAll(expression)) {
-      add(end, found.index, false);
-      end = found.index + found[0].length;
-      add(found.index, end, true);
+    try {
+      for (const found of text.matchAll(expression)) {
+        add(end, found.index, false);
+        end = found.index + found[0].length;
+        add(found.index, end, true);
+      }
+    } catch (error) {
+      // One match of ten million characters or more exhausts the engine's stack. Such a text is cut in two, at a line's end if it
+      // has one near the middle; only there can ids differ from those of an engine without the limit.
+      if (!(error instanceof RangeError) || text.length < LONGEST_MATCH) throw error;
+      const middle = cutNearMiddle(text);
+      split(text.slice(0, middle), emit);
+      split(text.slice(middle), emit);
+      return;
     }
     add(end, text.length, false);
     for (const piece of arrange(pieces, behavior)) emit(piece);
   };
+  return split;
 }
 
 /** What becomes of matches (delimiters) and the text between them; the names are `tokenizers`' SplitDelimiterBehavior. */

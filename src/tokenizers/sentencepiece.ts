@@ -1,10 +1,9 @@
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
+import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
 import { NumberHeap } from "./bpe.ts";
 import { encodeUtf8, Utf8Stream, wellFormed } from "./bytes.ts";
 import type { DecodeOptions, EncodeOptions, StreamOptions, Tokenizer, TokenStream } from "./types.ts";
-import { writeFileAtomic } from "./write-file.ts";
 
 /** A SentencePiece vocabulary of type BPE: each piece's text and score; the best score among neighbours is merged first. */
 export interface ScoredPieces {
@@ -195,8 +194,7 @@ export class Llama2cTokenizer implements Tokenizer {
   }
 
   async save(folder: string): Promise<void> {
-    await mkdir(folder, { recursive: true });
-    await writeFileAtomic(join(folder, "tokenizer.bin"), this.source);
+    writeFileAtomic(join(folder, "tokenizer.bin"), this.source);
   }
 }
 
