@@ -1,0 +1,49 @@
+import type { Context } from "../nn/context.ts";
+import { InputError, ShapeError, StateError } from "../tensor/errors.ts";
+import { splitKey } from "../tensor/ops/random.ts";
+import { show } from "../tensor/shape.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+/**
+ * What every language model checks before it starts.
+ * @returns the length of the rows
+ */
+export function checkIds(
+  ids: Tensor,
+  context: Context,
+  config: { readonly context: number; readonly layers: number },
+): number {
+  if (ids.rank !== 2 || ids.dtype !== "i32")
+    throw new ShapeError(`language model: ids must be i32 (batch, time), got ${ids.dtype}${show(ids.shape)}.`);
+  const [batch, time] = ids.shape as [number, number];
+  if (time > config.context)
+    throw new InputError(
+      `language model: the rows hold ${time} tokens, but this model was made for at most ${config.context} (config.context). Cut the rows.`,
+    );
+  const { cache, positions } = context;
+  if (positions && (positions.shape[1] !== time || (positions.shape[0] !== batch && positions.shape[0] !== 1)))
+    throw new ShapeError(
+      `language model: positions must be (batch, time) as the ids ${show(ids.shape)}, got ${show(positions.shape)}.`,
+    );
+  if (cache && cache.layers.length !== config.layers)
+    throw new ShapeError(`language model: the cache has ${cache.layers.length} layers, the model ${config.layers}.`);
+  return time;
+}
+
+/** Random keys for dropout, one per layer; none outside training. */
+export function layerKeys(
+  context: Context,
+  layers: number,
+): { embedding: Tensor<"i32">; layers: Tensor<"i32">[] } | undefined {
+  if (!context.training || !context.key) return undefined;
+  const [embedding, ...rest] = splitKey(context.key, layers + 1) as [Tensor<"i32">, ...Tensor<"i32">[]];
+  return { embedding, layers: rest };
+}
+
+/** Training with dropout and without a key would silently be training without dropout. */
+export function needKey(context: Context, rates: readonly number[]): void {
+  if (context.training && !context.key && rates.some((rate) => rate > 0))
+    throw new StateError(
+      "language model: training with dropout needs context.key, a random key. Make one with randomKey(seed).",
+    );
+}

@@ -1,0 +1,95 @@
+import { iota } from "../tensor/ops/creation.ts";
+import { type AttentionOptions, attention, packedAttention, rotary } from "../tensor/ops/nn.ts";
+import { broadcastTo, concatenate } from "../tensor/ops/structure.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { Module } from "../tensor/tree.ts";
+import { type LayerCache, readCache, writeCache } from "./cache.ts";
+import type { Context } from "./context.ts";
+import type { Linear } from "./linear.ts";
+import type { RotaryAngles } from "./rotary.ts";
+
+/** What a layer is told: the pass's context with what belongs to this layer alone. */
+export interface LayerContext extends Omit<Context, "cache" | "key" | "training"> {
+  readonly cache?: LayerCache | undefined;
+  /** Random key of the dropout of the attention weights; without it there is none. */
+  readonly key?: Tensor<"i32"> | undefined;
+  /** Turns queries and keys; without it positions are not seen by the attention itself. */
+  readonly rotary?: RotaryAngles | undefined;
+}
+
+export interface AttentionSizes {
+  /** Of the queries. */
+  readonly heads: number;
+  /** Heads of keys and values: `heads`, or fewer that are shared (grouped-query attention, Ainslie et al. 2023). */
+  readonly groups: number;
+  /** Probability that an attention weight is dropped in training. */
+  readonly dropout: number;
+}
+
+/** Causal multi-head self-attention with one projection for queries, keys and values. Vaswani et al. 2017, section 3.2.2. */
+export class SelfAttention extends Module {
+  /** width -> (heads + 2 groups) * head width: the queries' heads, then the keys', then the values'. */
+  readonly qkv: Linear;
+  /** heads * head width -> width */
+  readonly out: Linear;
+  readonly heads: number;
+  readonly groups: number;
+  readonly dropout: number;
+
+  constructor(qkv: Linear, out: Linear, sizes: AttentionSizes) {
+    super();
+    this.qkv = qkv;
+    this.out = out;
+    this.heads = sizes.heads;
+    this.groups = sizes.groups;
+    this.dropout = sizes.dropout;
+  }
+
+  /**
+   * @param x (batch, time, width)
+   * @returns (batch, time, width), and the layer's cache with the new keys and values if there was one
+   */
+  forward(x: Tensor, context: LayerContext): [y: Tensor, cache: LayerCache | undefined] {
+    const [batch, time] = x.shape as [number, number];
+    const { heads, groups } = this;
+    const all = heads + 2 * groups;
+    // (batch, time, heads + 2 groups, head width): a view of the projection.
+    const packed = this.turn(
+      this.qkv.forward(x).reshape(batch, time, all, this.qkv.weight.shape[0]! / all),
+      context.rotary,
+    );
+    const options: AttentionOptions = {
+      causal: true,
+      ...(context.first ? { first: context.first } : {}),
+      ...(context.end ? { end: context.end } : {}),
+      ...(context.key && this.dropout > 0 ? { dropout: { key: context.key, rate: this.dropout } } : {}),
+    };
+    if (!context.cache) return [this.join(packedAttention(packed, heads, groups, options)), undefined];
+
+    const positions = context.positions ?? broadcastTo(iota([1, time], 1), [batch, time]);
+    const keep = (cached: Tensor, from: number) =>
+      writeCache(cached, packed.slice(2, from, from + groups), positions as Tensor<"i32">, context.rows);
+    const cache = { k: keep(context.cache.k, heads), v: keep(context.cache.v, heads + groups) };
+    const y = attention(
+      packed.slice(2, 0, heads),
+      readCache(cache.k, batch, context.rows),
+      readCache(cache.v, batch, context.rows),
+      { ...options, end: context.end ?? positions.add(1) },
+    );
+    return [this.join(y), cache];
+  }
+
+  /** Rotates the heads of queries and keys; the values' pass. */
+  private turn(packed: Tensor, angles: RotaryAngles | undefined): Tensor {
+    if (!angles) return packed;
+    const seen = this.heads + this.groups;
+    const turned = rotary(packed.slice(2, 0, seen), angles.cosine, angles.sine);
+    return concatenate([turned, packed.slice(2, seen)], 2);
+  }
+
+  /** (batch, time, heads, head width) -> (batch, time, width) */
+  private join(y: Tensor): Tensor {
+    const [batch, time, heads, width] = y.shape as [number, number, number, number];
+    return this.out.forward(y.reshape(batch, time, heads * width));
+  }
+}

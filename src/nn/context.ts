@@ -1,0 +1,23 @@
+import type { Tensor } from "../tensor/tensor.ts";
+import type { Cache } from "./cache.ts";
+
+/** What a forward pass is told besides its input and its parameters. Everything may be left out: a causal pass over full rows. */
+export interface Context {
+  /** Whether dropout is on. It needs `key` then. */
+  readonly training?: boolean | undefined;
+  /** Random key of this pass, i32 (2). */
+  readonly key?: Tensor<"i32"> | undefined;
+  /** Position of each token in its sequence, i32 (batch, time); default 0, 1, ... time - 1. */
+  readonly positions?: Tensor<"i32"> | undefined;
+  /**
+   * The first key that each query sees, i32 (batch, time): the start of its document in a packed row, or the end of its padding at the
+   * left. Default 0. Keys are counted along the row, or along the cache's capacity if there is a cache.
+   */
+  readonly first?: Tensor<"i32"> | undefined;
+  /** One past the last key that each query sees, i32 (batch, time); default its own place + 1, which is causal attention. */
+  readonly end?: Tensor<"i32"> | undefined;
+  /** Keys and values of earlier tokens; the new ones are written at `positions`. */
+  readonly cache?: Cache | undefined;
+  /** Which row of the cache each row of the batch is, i32 (batch); default the row of the same number. No row may appear twice. */
+  readonly rows?: Tensor<"i32"> | undefined;
+}

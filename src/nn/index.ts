@@ -1,0 +1,14 @@
+export { type AttentionSizes, type LayerContext, SelfAttention } from "./attention.ts";
+export { Cache, type CacheShape, type LayerCache, makeCache, readCache, writeCache } from "./cache.ts";
+export type { Context } from "./context.ts";
+export { Embedding, initEmbedding } from "./embedding.ts";
+export { initLinear, Linear } from "./linear.ts";
+export { type Activation, activate, activations, MLP, SwiGLU } from "./mlp.ts";
+export { initLayerNorm, initRMSNorm, LayerNorm, RMSNorm } from "./norm.ts";
+export {
+  type RotaryAngles,
+  type RotaryConfig,
+  type RotaryScaling,
+  rotaryAngles,
+  rotaryFrequencies,
+} from "./rotary.ts";
