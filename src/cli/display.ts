@@ -49,13 +49,18 @@ const green = 32;
 const yellow = 33;
 const cyan = 36;
 
+/** Seconds until a running stage is done: time goes on between two events, and a stage that is late stays at zero. */
+function stageLeft({ progress }: StageState, now: number): number | undefined {
+  return progress === undefined ? undefined : Math.max(0, progress.secondsLeft - (now - progress.t) / 1000);
+}
+
 /** Seconds until everything is done, and whether some stage's time is not known yet. */
-export function timeLeft({ state, expected }: DisplayInput): { seconds: number; partial: boolean } {
+export function timeLeft({ state, expected, now }: DisplayInput): { seconds: number; partial: boolean } {
   let seconds = 0;
   let partial = state.stages.length < state.count;
   for (const stage of state.stages) {
     if (stage.status === "finished" || stage.status === "skipped") continue;
-    const left = stage.status === "running" ? stage.progress?.secondsLeft : undefined;
+    const left = stage.status === "running" ? stageLeft(stage, now) : undefined;
     const known = left !== undefined && Number.isFinite(left) ? left : expected.get(stage.name);
     if (known === undefined) partial = true;
     else seconds += known;
@@ -89,7 +94,7 @@ export function render(
     height -= blocks[drop]!.length;
   }
   lines.push(...blocks.flatMap((block, i) => (shown[i] === true ? block : [])));
-  return lines.slice(0, Math.max(1, rows));
+  return lines.slice(0, Math.max(1, rows)).map((line) => truncate(line, columns, unicode ? "…" : "~"));
 }
 
 function headline(input: DisplayInput, columns: number, unicode: boolean, paint: Paint): string {
@@ -104,11 +109,13 @@ function headline(input: DisplayInput, columns: number, unicode: boolean, paint:
     stopped: "stopped",
     failed: "failed",
   };
-  const right = [elapsed, words[state.status]].filter(Boolean).join(", ");
-  const mark = unicode ? "…" : "~";
-  const shown = right.length > columns ? "" : right;
-  const name = truncate(printable(title), columns - shown.length - 2, mark);
-  return `${paint(name, bold)}${" ".repeat(Math.max(0, columns - textWidth(name) - shown.length))}${paint(shown, state.status === "failed" ? red : dim)}`.trimEnd();
+  const word = words[state.status];
+  const name = truncate(printable(title), columns, unicode ? "…" : "~");
+  // As much of the clock as fits beside the title.
+  const room = columns - textWidth(name) - 2;
+  const right = [[elapsed, word].filter(Boolean).join(", "), word, elapsed].find((text) => text.length <= room) ?? "";
+  const space = " ".repeat(Math.max(0, columns - textWidth(name) - right.length));
+  return `${paint(name, bold)}${space}${paint(right, state.status === "failed" ? red : dim)}`.trimEnd();
 }
 
 function stageLines(
@@ -169,18 +176,17 @@ function progressText(stage: StageState, now: number, room: number, unicode: boo
   if (progress === undefined) {
     return stage.began === undefined ? "" : paint(formatSeconds((now - stage.began) / 1000), dim);
   }
-  const { done, total, unit, rate, secondsLeft } = progress;
+  const { done, total, unit, rate } = progress;
   const share = total > 0 ? done / total : 0;
-  // Time goes on between two events; a stage that is late stays at zero.
-  const left = secondsLeft - (now - progress.t) / 1000;
+  const left = stageLeft(stage, now)!;
   const parts = [
     `${Math.floor(100 * Math.min(1, share))}%`,
-    Number.isFinite(left) && share < 1 ? `${formatSeconds(Math.max(0, left))} left` : "",
+    Number.isFinite(left) && share < 1 ? `${formatSeconds(left)} left` : "",
     `${amount(done)}/${amount(total)}`,
     formatRate(rate, printable(unit)),
   ];
   const kept: string[] = [];
-  const least = 6;
+  const least = 4;
   for (const part of parts) {
     if (part !== "" && [...kept, part].join("  ").length + least + 2 <= room) kept.push(part);
   }

@@ -1,11 +1,10 @@
-import { readFileSync } from "node:fs";
 import { Command as Commander, CommanderError, Help } from "commander";
 import { stringify } from "../runs/json.ts";
 import { HowdahError } from "../tensor/errors.ts";
 import type { Command, CommandContext } from "./command.ts";
 import { Interrupted, listenForInterrupts } from "./interrupt.ts";
 import { commanderArgument, commanderOption, parseOptions, shapesOf } from "./options.ts";
-import { restoreTerminal } from "./terminal.ts";
+import { announce, restoreTerminal } from "./terminal.ts";
 
 /** The exit codes of every command. */
 export const exitCodes = { success: 0, failure: 1, usage: 2, interrupted: 130 } as const;
@@ -21,27 +20,27 @@ interface Outcome {
   readonly exitCode: number;
 }
 
-/** The version in package.json, which lies two folders above this file in `src/` and in `dist/`. */
-export function packageVersion(): string {
-  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(text) as { version: string }).version;
-}
-
 function helpAfter(command: Command): string {
   const examples = (command.examples ?? []).map(([line, does]) => `  ${line}\n      ${does}`);
   return examples.length === 0 ? "" : `\nExamples:\n${examples.join("\n")}\n`;
 }
 
+/** What a command line is made of. */
+export interface Cli {
+  readonly commands: readonly Command[];
+  readonly version: string;
+}
+
 /** Builds the commander program; `onCommand` is called with the command a person chose and what they gave it. */
 export function buildProgram(
-  commands: readonly Command[],
+  { commands, version }: Cli,
   onCommand: (command: Command, options: Record<string, unknown>, args: readonly unknown[]) => Promise<void>,
 ): Commander {
   const program = new Commander("howdah")
     .description(
       "The whole life of a foundation model: from raw text to a model that is trained, aligned, measured and served.",
     )
-    .version(packageVersion(), "-v, --version", "print the version")
+    .version(version, "-v, --version", "print the version")
     .option("--debug", "show where an error came from")
     .helpOption("-h, --help", "show this help")
     .showSuggestionAfterError(true)
@@ -91,11 +90,11 @@ function isAbort(error: unknown): boolean {
 }
 
 /** Runs one command line to its end, prints its last line, and says the exit code. Never throws. */
-export async function runCli(commands: readonly Command[], argv: readonly string[]): Promise<number> {
+export async function runCli(cli: Cli, argv: readonly string[]): Promise<number> {
   let outcome: Outcome = { exitCode: exitCodes.success };
   const debug = argv.includes("--debug");
-  const say = (text: string) => process.stderr.write(`${text}\n`);
-  const program = buildProgram(commands, async (command, given, args) => {
+  const say = announce;
+  const program = buildProgram(cli, async (command, given, args) => {
     const options = parseOptions(command, given, args);
     const interrupts = listenForInterrupts({
       ask: () => say("Stopping cleanly; press Ctrl-C again to stop at once."),
@@ -103,7 +102,7 @@ export async function runCli(commands: readonly Command[], argv: readonly string
     });
     const context: CommandContext = {
       print: (line = "") => void process.stdout.write(`${line}\n`),
-      warn: (line) => void say(line),
+      warn: say,
       signal: interrupts.signal,
       stdout: process.stdout,
       environment: process.env,
@@ -161,10 +160,7 @@ function failed(error: unknown, usage: string, debug: boolean, say: (text: strin
 }
 
 /** Runs the command line of this process and ends it once everything printed has been read. */
-export async function main(
-  commands: readonly Command[],
-  argv: readonly string[] = process.argv.slice(2),
-): Promise<void> {
+export async function main(cli: Cli, argv: readonly string[] = process.argv.slice(2)): Promise<void> {
   // `howdah ... | head` closes the pipe early: that is not an error worth a stack.
   for (const stream of [process.stdout, process.stderr]) {
     stream.on("error", (error: NodeJS.ErrnoException) => {
@@ -172,7 +168,7 @@ export async function main(
       throw error;
     });
   }
-  const exitCode = await runCli(commands, argv);
+  const exitCode = await runCli(cli, argv);
   // Idle handles (a server's sockets, a worker) must not keep a finished command alive.
   await Promise.all([process.stdout, process.stderr].map((stream) => new Promise((done) => stream.write("", done))));
   process.exit(exitCode);

@@ -20,6 +20,15 @@ export function restoreTerminal(): void {
   hidden.clear();
 }
 
+/** The display that owns the terminal now, if one does. */
+let foreground: RunDisplay | undefined;
+
+/** Says something to the person on standard error, above a display that is being redrawn. */
+export function announce(text: string): void {
+  if (foreground === undefined) process.stderr.write(`${text}\n`);
+  else foreground.line(text);
+}
+
 export interface TerminalFacts {
   /** Whether to redraw in place; otherwise plain lines. */
   readonly live: boolean;
@@ -88,6 +97,7 @@ export class RunDisplay {
     this.#input = { title, state, expected: expected ?? new Map() };
     this.#plainEvery = plainEvery * 1000;
     if (this.#facts.live) {
+      foreground = this;
       hidden.add(stream);
       stream.write(hideCursor);
       process.once("exit", restoreTerminal);
@@ -118,8 +128,10 @@ export class RunDisplay {
 
   /** Draws the last state and leaves it standing; the terminal is as it was. */
   stop(): void {
-    if (!this.#facts.live) return;
+    if (!this.#facts.live || this.#timer === undefined) return;
+    if (foreground === this) foreground = undefined;
     clearInterval(this.#timer);
+    this.#timer = undefined;
     this.#stream.removeListener("resize", this.#onResize);
     this.#draw();
     this.#drawn = [];

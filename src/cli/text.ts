@@ -22,6 +22,9 @@ function characterWidth(character: string): number {
 // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are escape sequences
 const escapes = /\u001b\[[0-9;]*m/g;
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the same, or else one character
+const pieces = /\u001b\[[0-9;]*m|[\s\S]/gu;
+
 /** Columns of a text on a terminal; colours take none. */
 export function textWidth(text: string): number {
   let width = 0;
@@ -29,18 +32,23 @@ export function textWidth(text: string): number {
   return width;
 }
 
-/** The text cut to `columns`, with an ellipsis if something was cut. The text must hold no colours. */
+/** The text cut to `columns`, with an ellipsis if something was cut. Colours are kept, and end with the text. */
 export function truncate(text: string, columns: number, ellipsis = "…"): string {
   if (textWidth(text) <= columns) return text;
   if (columns <= 0) return "";
   let kept = "";
   let width = textWidth(ellipsis);
-  for (const character of text) {
-    width += characterWidth(character);
-    if (width > columns) break;
-    kept += character;
+  let coloured = false;
+  for (const [part] of text.matchAll(pieces)) {
+    if (part.length > 1 && part.startsWith("\u001b")) {
+      coloured = true;
+    } else {
+      width += characterWidth(part);
+      if (width > columns) break;
+    }
+    kept += part;
   }
-  return `${kept}${ellipsis}`;
+  return `${kept}${coloured ? "\u001b[0m" : ""}${ellipsis}`;
 }
 
 /** What a terminal must not be given raw: control characters, which could move the cursor or change colours. */
