@@ -7,7 +7,7 @@ import { grad } from "../../src/tensor/grad.ts";
 import { jit } from "../../src/tensor/jit.ts";
 import type { Op } from "../../src/tensor/op.ts";
 import { scalar } from "../../src/tensor/ops/creation.ts";
-import { add } from "../../src/tensor/ops/elementwise.ts";
+import { add, identity } from "../../src/tensor/ops/elementwise.ts";
 import type { Runtime } from "../../src/tensor/runtime.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { apply } from "../../src/tensor/trace.ts";
@@ -211,6 +211,29 @@ function vmapTests(op: Op, c: OpCase, index: number): void {
   );
 }
 
+const bits = { bf16: 8, f16: 11 };
+
+/** Element-wise ops on short floats: what f64 gives for the rounded inputs, rounded once. */
+function shortFloatTests(op: Op, c: OpCase, index: number): void {
+  test.each(["bf16", "f16"] as const)("%s is rounded once", async (dtype) => {
+    const short = inputsOf(op, index, c, dtype);
+    // Through the backend and back, so that the inputs are numbers of the short type.
+    const rounded = await evaluate(reference, short, (xs) => xs.map((x) => identity(x)));
+    const exact = await run(
+      reference,
+      op,
+      c,
+      rounded.map((x) => (x.dtype === dtype ? { ...x, dtype: "f64" as const } : x)),
+      "f64",
+    );
+    const wanted = await evaluate(reference, exact, (ys) => ys.map((y) => (y.dtype === "f64" ? y.to(dtype) : y)));
+    // f32 on the way may shift a tie: one unit in the last place at most.
+    const unit = 2 ** (1 - bits[dtype]);
+    expect(difference(await run(reference, op, c, rounded, dtype), wanted, unit)).toBeUndefined();
+    if (native) expect(difference(await run(native, op, c, rounded, dtype), wanted, unit)).toBeUndefined();
+  });
+}
+
 for (const op of allOps()) {
   if (handTested.has(op.name)) continue;
   describe(op.name, () => {
@@ -251,6 +274,8 @@ for (const op of allOps()) {
         const differentiable = c.differentiable !== false && op.gradient && inputs.some((x) => isFloat(x.dtype));
         if (differentiable && inputs.some((x) => x.values.length > 0)) gradientTests(op, c, index);
         if (inputs.length > 0) vmapTests(op, c, index);
+        const onFloats = inputs.some((x) => x.dtype === "f32") && op.name !== "bitcast_convert";
+        if (op.elementwise && !op.decompose && onFloats) shortFloatTests(op, c, index);
       });
     });
   });
