@@ -34,9 +34,9 @@ export interface LearningRates {
 /** Weight decay pulls on matrices only; gains, biases and other vectors are left alone. */
 const decays = ({ tensor }: Leaf): boolean => tensor.rank >= 2;
 
-/** Hidden matrices: those that map activations to activations. Tables of embeddings and the output layer are not among them. */
+/** Hidden matrices: those that map activations to activations. Look-up tables and the output layer are not among them. */
 const isHidden = ({ path, tensor }: Leaf): boolean =>
-  tensor.rank === 2 && !/(embedding|position|head|unembedding|score|value)/i.test(path);
+  tensor.rank === 2 && !/(^|\.)(tokens|positions|head)\.weight$/.test(path);
 
 export class Optimizer {
   readonly config: OptimizerConfig;
