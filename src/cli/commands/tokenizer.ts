@@ -1,0 +1,124 @@
+import { performance } from "node:perf_hooks";
+import { text as readStream } from "node:stream/consumers";
+import { z } from "zod";
+import { InputError } from "../../tensor/errors.ts";
+import { defineCommand } from "../command.ts";
+import { formatSeconds } from "../text.ts";
+
+const folder = z
+  .string()
+  .describe("a folder with tokenizer.json, of a model or a tokenizer")
+  .meta({ value: "DIR", short: "t" });
+
+/** What stands on the command line, or else what comes through the pipe. */
+async function given(words: readonly string[], separator: string): Promise<string> {
+  if (words.length > 0) return words.join(separator);
+  if (process.stdin.isTTY) throw new InputError("Nothing to work on: give it as an argument, or through a pipe.");
+  return readStream(process.stdin);
+}
+
+export const tokenizerTrain = defineCommand({
+  name: "tokenizer train",
+  summary: "learn a byte-level BPE vocabulary from text",
+  description: "Learns a byte-level BPE vocabulary and writes tokenizer.json as Hugging Face tokenizers reads it.",
+  options: z.object({
+    text: z.array(z.string()).min(1).describe("text or Markdown files, or folders of them"),
+    output: z.string().describe("the folder to write").meta({ value: "DIR", short: "o" }),
+    vocabulary: z.number().int().min(257).default(1024).describe("tokens in all: special ones, the 256 bytes, merges"),
+    minFrequency: z.number().int().min(1).default(2).describe("a pair seen less often is not merged"),
+    special: z.array(z.string().min(1)).default([]).describe("a special token").meta({ value: "TOKEN" }),
+    chat: z.boolean().default(false).describe("add the special tokens and the template of howdah's chat models"),
+  }),
+  positional: ["text"],
+  examples: [
+    ["howdah tokenizer train data/tinyshakespeare.txt -o my-tokenizer", "1024 tokens from one file"],
+    ["howdah tokenizer train notes/ -o my-tokenizer --vocabulary 8192 --chat", "a larger one, for chat, from a folder"],
+  ],
+  async run({ text, output, vocabulary, minFrequency, special, chat }, { print }) {
+    const [{ readText }, tokenizers] = await Promise.all([
+      import("../../data/text.ts"),
+      import("../../tokenizers/index.ts"),
+    ]);
+    const documents = (await Promise.all(text.map((path) => readText(path)))).flat();
+    const start = performance.now();
+    const tokenizer = tokenizers.trainByteLevelBpe(
+      documents.map((document) => document.text),
+      {
+        vocabulary,
+        minFrequency,
+        specialTokens: [...(chat ? tokenizers.CHAT_SPECIAL_TOKENS : []), ...special],
+        ...(chat ? { config: tokenizers.CHAT_TOKENIZER_CONFIG } : {}),
+      },
+    );
+    const seconds = (performance.now() - start) / 1000;
+    await tokenizer.save(output);
+    let bytes = 0;
+    let tokens = 0;
+    for (const document of documents) {
+      bytes += Buffer.byteLength(document.text);
+      tokens += tokenizer.encode(document.text, { addSpecialTokens: false }).length;
+    }
+    print(`${tokenizer.vocabularySize} tokens from ${documents.length} files in ${formatSeconds(seconds)}: ${output}`);
+    print(`${(bytes / tokens).toFixed(2)} bytes per token on this text`);
+    if (tokenizer.vocabularySize < vocabulary) {
+      print(`Fewer than ${vocabulary}: no more pairs are seen ${minFrequency} times.`);
+    }
+    return { output, vocabulary: tokenizer.vocabularySize, documents: documents.length, bytes, tokens, seconds };
+  },
+});
+
+export const tokenizerEncode = defineCommand({
+  name: "tokenizer encode",
+  summary: "text to token ids",
+  options: z.object({
+    text: z.array(z.string()).default([]).describe("the text; read from the pipe if not given"),
+    tokenizer: folder,
+    addSpecial: z.boolean().default(true).describe("leave out what the tokenizer adds, such as a beginning token"),
+    allowSpecial: z.boolean().default(false).describe("special tokens spelled out in the text count as such"),
+    pieces: z.boolean().default(false).describe("print each id with its piece of text"),
+  }),
+  positional: ["text"],
+  examples: [
+    ['howdah tokenizer encode -t my-tokenizer "To be, or not to be"', "the ids of a text"],
+    ["howdah tokenizer encode -t my-tokenizer < notes.txt", "the ids of a file"],
+  ],
+  async run({ text, tokenizer: path, addSpecial, allowSpecial, pieces }, { print }) {
+    const { loadTokenizer } = await import("../../tokenizers/index.ts");
+    const tokenizer = await loadTokenizer(path);
+    const options = {
+      addSpecialTokens: addSpecial,
+      allowedSpecial: allowSpecial ? ("all" as const) : ("none" as const),
+    };
+    const ids = tokenizer.encode(await given(text, " "), options);
+    if (pieces) for (const id of ids) print(`${id}\t${JSON.stringify(tokenizer.decode([id]))}`);
+    else print(ids.join(" "));
+    return { count: ids.length, ids };
+  },
+});
+
+export const tokenizerDecode = defineCommand({
+  name: "tokenizer decode",
+  summary: "token ids to text",
+  options: z.object({
+    ids: z.array(z.string()).default([]).describe("the ids; read from the pipe if not given"),
+    tokenizer: folder,
+    skipSpecial: z.boolean().default(false).describe("leave special tokens out of the text"),
+  }),
+  positional: ["ids"],
+  examples: [["howdah tokenizer decode -t my-tokenizer 84 111 322", "the text of three tokens"]],
+  async run({ ids: words, tokenizer: path, skipSpecial }, { print }) {
+    const { loadTokenizer } = await import("../../tokenizers/index.ts");
+    const tokenizer = await loadTokenizer(path);
+    const ids = (await given(words, " "))
+      .split(/[\s,]+/)
+      .filter(Boolean)
+      .map((word) => {
+        const id = Number(word);
+        if (!Number.isInteger(id)) throw new InputError(`"${word}" is not a token id: expected whole numbers.`);
+        return id;
+      });
+    const text = tokenizer.decode(ids, { skipSpecialTokens: skipSpecial });
+    print(text);
+    return { count: ids.length, text };
+  },
+});
