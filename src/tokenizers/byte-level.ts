@@ -1,3 +1,4 @@
+import { isUtf8 } from "node:buffer";
 import { InputError } from "../tensor/errors.ts";
 import { AddedTokenMatcher, recognisable, type Segment } from "./added-tokens.ts";
 import { BpeMerger } from "./bpe.ts";
@@ -26,6 +27,7 @@ export class ByteLevelTokenizer implements Tokenizer {
   private readonly strings: (string | undefined)[] = [];
   /** id -> the bytes it stands for. */
   private readonly bytes: (Uint8Array | undefined)[] = [];
+  private readonly texts: (string | null | undefined)[] = [];
   private readonly addedIds: ReadonlyMap<string, number>;
   private readonly specialIds: ReadonlySet<number>;
   /** byte -> id, -1 where the vocabulary lacks the byte. */
@@ -204,7 +206,22 @@ export class ByteLevelTokenizer implements Tokenizer {
 
   stream(options: StreamOptions = {}): TokenStream {
     const stream = new Utf8Stream();
-    return { push: (id) => stream.push(this.bytesOf(id, options)), end: () => stream.end() };
+    const push = (id: number): string => {
+      const bytes = this.bytesOf(id, options);
+      const whole = stream.pending || bytes.length === 0 ? null : this.wholeText(id, bytes);
+      return whole ?? stream.push(bytes);
+    };
+    return { push, end: () => stream.end() };
+  }
+
+  /** The text of an id whose bytes are whole characters, else null. Remembered: most ids are, and streams ask again and again. */
+  private wholeText(id: number, bytes: Uint8Array): string | null {
+    let text = this.texts[id];
+    if (text === undefined) {
+      text = isUtf8(bytes) ? decodeUtf8(bytes) : null;
+      this.texts[id] = text;
+    }
+    return text;
   }
 
   private bytesOf(id: number, { skipSpecialTokens = false }: DecodeOptions): Uint8Array {

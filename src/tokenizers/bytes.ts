@@ -68,6 +68,11 @@ export function incompleteTail(bytes: Uint8Array): number {
 export class Utf8Stream {
   private held = new Uint8Array(0);
 
+  /** Whether the beginning of a character is held back. */
+  get pending(): boolean {
+    return this.held.length > 0;
+  }
+
   push(bytes: Uint8Array): string {
     if (bytes.length === 0) return "";
     let all = bytes;

@@ -223,11 +223,17 @@ function repliesByPrefix(
   });
 }
 
+const patterns = new WeakMap<Tokenizer, RegExp>();
+
 /** Special tokens, longest first. */
 function specialPattern(tokenizer: Tokenizer): RegExp {
+  const known = patterns.get(tokenizer);
+  if (known !== undefined) return known;
   const names = [...tokenizer.specialTokens.keys()].sort((a, b) => b.length - a.length);
   const alternatives = names.map((name) => name.replace(/[\^$\\.*+?()[\]{}|/]/g, "\\$&"));
-  return new RegExp(alternatives.length === 0 ? "(?!)" : alternatives.join("|"), "gu");
+  const pattern = new RegExp(alternatives.length === 0 ? "(?!)" : alternatives.join("|"), "gu");
+  patterns.set(tokenizer, pattern);
+  return pattern;
 }
 
 /** Encodes the rendered text; an id counts as reply if it holds a character of a span. */
@@ -239,8 +245,8 @@ function encodeSpans(tokenizer: Tokenizer, text: string, spans: readonly Span[],
   // With a protected token in the text, the template's tokens are found here and all other text is encoded as plain text.
   const parts = text.includes(PROTECT) ? splitOff(text, special) : [{ text, at: 0, allowed: "all" as const }];
   for (const part of parts) {
-    const kept: number[] = [];
-    for (let i = 0; i < part.text.length; i++) if (part.text[i] !== PROTECT) kept.push(inReply[part.at + i]!);
+    const marked = inReply.subarray(part.at, part.at + part.text.length);
+    const kept = part.text.includes(PROTECT) ? marked.filter((_, i) => part.text[i] !== PROTECT) : marked;
     const clean = part.text.replaceAll(PROTECT, "");
     const encode = (piece: string): number[] =>
       tokenizer.encode(piece, { addSpecialTokens: false, allowedSpecial: part.allowed });
@@ -282,7 +288,7 @@ function alignMask(
   tokenizer: Tokenizer,
   ids: readonly number[],
   text: string,
-  marked: readonly number[],
+  marked: Uint8Array,
 ): number[] | undefined {
   const stream = tokenizer.stream();
   const mask: number[] = [];
@@ -292,7 +298,7 @@ function alignMask(
     if (!text.startsWith(piece, at)) return undefined;
     // An id that only begins a character holds that character.
     const end = Math.max(at + piece.length, at + 1);
-    mask.push(marked.slice(at, end).includes(1) ? 1 : 0);
+    mask.push(marked.subarray(at, end).includes(1) ? 1 : 0);
     at += piece.length;
   }
   return at === text.length && stream.end() === "" ? mask : undefined;
