@@ -5,10 +5,15 @@ import type { Aval } from "./graph.ts";
 import { jit } from "./jit.ts";
 import { defineOp, type GradientContext, type Op } from "./op.ts";
 import { zeros } from "./ops/creation.ts";
+import { where } from "./ops/elementwise.ts";
+import { moveAxis } from "./ops/indexing.ts";
+import { any } from "./ops/reduction.ts";
+import { broadcastTo } from "./ops/structure.ts";
 import { sameShape, show } from "./shape.ts";
 import { Tensor } from "./tensor.ts";
 import { apply, currentTrace, lift, replay, trace, traceFunction } from "./trace.ts";
 import { tensors, withTensors } from "./tree.ts";
+import { vmap } from "./vmap.ts";
 
 const aval = (x: Aval): Aval => ({ dtype: x.dtype, shape: x.shape });
 
@@ -36,6 +41,28 @@ export const scanOp: Op = defineOp({
     ];
   },
   gradient: scanGradient,
+  // One loop whose body is the mapped body: carries all get the mapped axis, and it goes behind the time of the sequences.
+  batch(inputs, batched, attributes, n, [body]) {
+    const [nc, ns] = counts(inputs.length, attributes);
+    const flags = batched.map((b, i) => b || i < nc);
+    const given = inputs.map((x, i) => {
+      if (i < nc) return batched[i] ? x : broadcastTo(x, [n, ...x.shape]);
+      return batched[i] && i < nc + ns ? moveAxis(x, 0, 1) : x;
+    });
+    const slices = given.map((x, i) =>
+      i >= nc && i < nc + ns ? { dtype: x.dtype, shape: x.shape.slice(1) } : aval(x),
+    );
+    const wide = traceFunction(slices, (...xs) =>
+      vmap((...own: Tensor[]) => {
+        let k = 0;
+        return replay(
+          body!,
+          xs.map((x, i) => (flags[i] ? own[k++]! : x)),
+        );
+      })(...xs.filter((_, i) => flags[i])),
+    );
+    return apply(scanOp, given, attributes, { bodies: [wide] }).map((y, i) => (i < nc ? y : moveAxis(y, 1, 0)));
+  },
 });
 
 function counts(inputs: number, attributes: GradientContext["attributes"]): [carries: number, sequences: number] {
@@ -82,7 +109,10 @@ function scanGradient({ inputs, cotangents, attributes, node }: GradientContext)
   ].map(aval);
   const back = traceFunction(backInputs, (...xs) => {
     let at = 0;
-    const next = (n: number) => xs.slice(at, (at += n));
+    const next = (n: number) => {
+      at += n;
+      return xs.slice(at - n, at);
+    };
     const [dc, di, c, s, dy, inv] = [
       next(dCarry.length),
       next(dInvariant.length),
@@ -173,6 +203,18 @@ export function scan<C, X, Y>(
 export const whileOp: Op = defineOp({
   name: "while",
   infer: (inputs) => inputs.map(aval),
+  // Goes on until no element wants to; those that are done keep their values.
+  batch(inputs, batched, attributes, n, [test, step]) {
+    const given = inputs.map((x, i) => (batched[i] ? x : broadcastTo(x, [n, ...x.shape])));
+    const wideTest = traceFunction(given, (...xs) => [any(vmap((...own: Tensor[]) => replay(test!, own)[0]!)(...xs))]);
+    const wideStep = traceFunction(given, (...xs) =>
+      vmap((...own: Tensor[]) => {
+        const goes = replay(test!, own)[0]!;
+        return replay(step!, own).map((next, i) => where(goes, next, own[i]!));
+      })(...xs),
+    );
+    return apply(whileOp, given, attributes, { bodies: [wideTest, wideStep] });
+  },
 });
 
 /** `carry = body(carry)` as long as `condition(carry)` is true. For gradients use `scan`. */
