@@ -41,7 +41,7 @@ export async function readText(path: string, options: ReadTextOptions = {}): Pro
     const source = info.isDirectory() ? relative(path, file).split(sep).join("/") : path;
     documents.push({ source, text: decodeText(await readFile(file), file) });
   }
-  const total = documents.reduce((sum, document) => sum + Buffer.byteLength(document.text), 0);
+  const total = byteLength(documents);
   if (total < minimumBytes) {
     throw new InputError(
       `${path}: ${total} bytes of text are too few; at least ${minimumBytes} are needed. Add text, or choose smaller settings.`,
@@ -114,6 +114,10 @@ export function firstInvalidUtf8(bytes: Uint8Array): number {
   }
   return -1;
 }
+
+/** Bytes of UTF-8 in all: what bits per byte are divided by. */
+export const byteLength = (documents: readonly Document[]): number =>
+  documents.reduce((sum, { text }) => sum + Buffer.byteLength(text), 0);
 
 /** The training part and the held-out part of a text. */
 export interface Holdout {

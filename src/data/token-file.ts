@@ -2,7 +2,8 @@ import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { z } from "zod";
 import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
-import { sha256 } from "./text.ts";
+import type { Tokenizer } from "../tokenizers/types.ts";
+import { type Document, sha256 } from "./text.ts";
 
 /** Tokens that windows and batches are cut from. */
 export interface TokenSource {
@@ -49,6 +50,17 @@ function concatenate(documents: readonly ArrayLike<number>[]): { ids: Int32Array
   }
   if (at === 0) throw new InputError("There are no tokens: every document is empty.");
   return { ids, starts };
+}
+
+/**
+ * Documents as ids, each begun with the tokenizer's beginning token where it has one, so that a document's first words are predicted
+ * too. Special tokens that a text spells out stay text.
+ */
+export function encodeDocuments(tokenizer: Tokenizer, documents: readonly Document[]): Int32Array[] {
+  return documents.map(({ text }) => {
+    const ids = tokenizer.encode(text, { addSpecialTokens: false });
+    return Int32Array.from(tokenizer.bosId === undefined ? ids : [tokenizer.bosId, ...ids]);
+  });
 }
 
 const indexPath = (path: string): string => path.replace(/\.bin$/, ".json");

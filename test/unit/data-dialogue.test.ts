@@ -1,3 +1,4 @@
+import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, test } from "vitest";
 import {
   continuationPairs,
@@ -34,7 +35,7 @@ and a paragraph without a name
 
 let shakespeare: Document[];
 beforeAll(async () => {
-  shakespeare = await readText(new URL("../../data/tinyshakespeare.txt", import.meta.url).pathname);
+  shakespeare = await readText(fileURLToPath(new URL("../../data/tinyshakespeare.txt", import.meta.url)));
 });
 
 describe("a play", () => {

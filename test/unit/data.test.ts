@@ -6,6 +6,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   bucketBatches,
   bucketLengths,
+  byteLength,
+  encodeDocuments,
   evaluationWindows,
   firstInvalidUtf8,
   holdOut,
@@ -24,6 +26,7 @@ import {
   writeTokens,
 } from "../../src/data/index.ts";
 import { InputError } from "../../src/tensor/errors.ts";
+import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, trainByteLevelBpe } from "../../src/tokenizers/index.ts";
 
 let folder: string;
 beforeAll(async () => {
@@ -146,6 +149,23 @@ describe("holding out", () => {
 });
 
 describe("token files", () => {
+  test("documents begin with the beginning token, and cannot smuggle one in", () => {
+    const tokenizer = trainByteLevelBpe(["ab"], {
+      vocabulary: 300,
+      specialTokens: CHAT_SPECIAL_TOKENS,
+      config: CHAT_TOKENIZER_CONFIG,
+    });
+    const documents = [
+      { source: "1", text: "ab é" },
+      { source: "2", text: "<|bos|>" },
+    ];
+    const [first, second] = encodeDocuments(tokenizer, documents);
+    expect(tokenizer.decode([...first!])).toBe("<|bos|>ab é");
+    expect([...second!].filter((id) => id === tokenizer.bosId)).toEqual([second![0]]);
+    expect(tokenizer.decode([...second!])).toBe("<|bos|><|bos|>");
+    expect(byteLength(documents)).toBe(5 + 7);
+  });
+
   const about = { source: "test", licence: "CC0-1.0" };
 
   test("ids come back from any place, two bytes or four", () => {

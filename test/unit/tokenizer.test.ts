@@ -15,7 +15,7 @@ import {
   trainByteLevelBpe,
   Utf8Stream,
 } from "../../src/tokenizers/index.ts";
-import { GPT2_PATTERN, splitGpt2 } from "../../src/tokenizers/pretokenize.ts";
+import { GPT2_PATTERN, splitGpt2, splitterOf } from "../../src/tokenizers/pretokenize.ts";
 import { translateRegex } from "../../src/tokenizers/regex.ts";
 
 const corpus = "The quick brown fox. 敏捷的棕色狐狸。 🦊🦊 It's the fox's fox, isn't it? ".repeat(20);
@@ -131,6 +131,27 @@ describe("merging", () => {
     expect(performance.now() - start).toBeLessThan(20_000);
     expect(tokenizer.decode(ids)).toBe(line);
   });
+});
+
+test("a run too long for the expression engine's stack is split in two instead of thrown at", () => {
+  const split = splitterOf({ type: "Split", pattern: { Regex: "[^a]+" }, behavior: "Isolated", invert: false });
+  for (const [text, words] of [
+    ["🦙".repeat(10_000_000), 2],
+    [`a${"🦙".repeat(5_000_000)}\n${"🦙".repeat(5_000_000)}`, 3],
+  ] as const) {
+    const found: string[] = [];
+    split(text, (word) => found.push(word));
+    expect(found.join("") === text).toBe(true);
+    expect(found.length).toBe(words);
+  }
+});
+
+test("llama2.c's tokenizer drops the leading space at the start of a text, not after a prompt", () => {
+  const [first] = llama2c.encode("was", { addSpecialTokens: false }).slice(0, 1);
+  expect(llama2c.idToToken(first!)).toMatch(/^ /);
+  expect(llama2c.stream().push(first!)).toBe(llama2c.idToToken(first!)!.slice(1));
+  expect(llama2c.stream({ after: [1] }).push(first!)).toBe(llama2c.idToToken(first!)!.slice(1));
+  expect(llama2c.stream({ after: [1, 403] }).push(first!)).toBe(llama2c.idToToken(first!));
 });
 
 /** Sennrich et al. 2016, as the paper says it: the best-ranked pair anywhere, again and again. */
