@@ -114,14 +114,8 @@ std::shared_ptr<Executable> Executable::compile(const Json& program, const std::
     for (const int64_t id : encoded.at("outputs").integers()) {
       instruction.outputs.push_back(types[at(id)]);
       step.out_locations.push_back(locations[at(id)]);
-      const Location::Space space = locations[at(id)].space;
-      if (space == Location::Space::constant || space == Location::Space::input) {
-        // Writing to an input's storage is right only where the program says that the buffer is donated.
-        bool donated = false;
-        for (const auto& [output, input] : made->aliases_)
-          donated |= space == Location::Space::input && input == locations[at(id)].index;
-        if (!donated) instruction.wrong("it would write to a constant or to an input that is not donated");
-      }
+      // Inputs may be written to: a donated one serves as storage once it has been read for the last time.
+      if (locations[at(id)].space == Location::Space::constant) instruction.wrong("it would write to a constant");
     }
     if (encoded.has("programs"))
       for (const Json& body : encoded.at("programs").array()) step.programs.push_back(compile(body, constants, bf16_matmul));

@@ -86,6 +86,10 @@ using KernelMaker = Kernel (*)(Instruction&);
 /** The maker for an op of that name, or null. */
 KernelMaker find_kernel(const std::string& op);
 
+enum class Combine : uint8_t;
+/** "add", "multiply", "maximum", "minimum", "and", "or" or "set". */
+Combine parse_combine(const Instruction& instruction, const std::string& name);
+
 /** Makers by name; each ops_*.cpp lists its own. */
 struct KernelEntry {
   const char* name;
@@ -94,6 +98,7 @@ struct KernelEntry {
 std::vector<KernelEntry> data_kernels();
 std::vector<KernelEntry> elementwise_kernels();
 std::vector<KernelEntry> reduce_kernels();
+std::vector<KernelEntry> window_kernels();
 std::vector<KernelEntry> index_kernels();
 std::vector<KernelEntry> matmul_kernels();
 std::vector<KernelEntry> convolution_kernels();

@@ -168,6 +168,7 @@ V combine(V a, V b) {
 /** The value that changes nothing when combined: what an empty reduction gives. */
 double identity_of(Combine kind, DType type);
 
+
 /** Calls body(std::integral_constant<Combine, kind>{}). */
 template <class F>
 auto with_combine(Combine kind, F&& body) {
