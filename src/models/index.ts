@@ -1,9 +1,12 @@
 export { parseConfig, type SpecialTokens } from "./config.ts";
-export { emptyCache, initModel } from "./families.ts";
+export { configFromHub, configToHub, emptyCache, initModel, mappingOf, modelSkeleton } from "./families.ts";
+export { loadConfig, loadModel, saveModel } from "./folder.ts";
 export { type GPTConfig, gptConfig } from "./gpt/config.ts";
 export { GPT, GPTBlock, initGPT } from "./gpt/model.ts";
 export { type LlamaConfig, llamaConfig } from "./llama/config.ts";
+export { readLlama2c } from "./llama/llama2c.ts";
 export { initLlama, Llama, LlamaBlock } from "./llama/model.ts";
+export { type Mapping, readMapped, skeleton, writeMapped } from "./mapping.ts";
 export {
   type HiddenStates,
   type LanguageModel,

@@ -102,13 +102,14 @@ export class GPT extends Module implements LanguageModel {
  * @param key i32 (2), from `randomKey(seed)`
  */
 export function initGPT(config: GPTConfig, key: Tensor<"i32">): GPT {
-  const once = jit((k: Tensor<"i32">) => build(config, k), { name: "initGPT" });
+  const once = jit((k: Tensor<"i32">) => buildGPT(config, k), { name: "initGPT" });
   const model = once(key);
   once.release();
   return model;
 }
 
-function build(config: GPTConfig, key: Tensor<"i32">): GPT {
+/** The weights themselves, traced or not. */
+export function buildGPT(config: GPTConfig, key: Tensor<"i32">): GPT {
   const { vocabulary, context, layers, width, heads, mlpWidth, epsilon } = config;
   const deviation = 0.02;
   const residual = deviation / Math.sqrt(2 * layers);

@@ -99,13 +99,14 @@ export class Llama extends Module implements LanguageModel {
  * @param key i32 (2), from `randomKey(seed)`
  */
 export function initLlama(config: LlamaConfig, key: Tensor<"i32">): Llama {
-  const once = jit((k: Tensor<"i32">) => build(config, k), { name: "initLlama" });
+  const once = jit((k: Tensor<"i32">) => buildLlama(config, k), { name: "initLlama" });
   const model = once(key);
   once.release();
   return model;
 }
 
-function build(config: LlamaConfig, key: Tensor<"i32">): Llama {
+/** The weights themselves, traced or not. */
+export function buildLlama(config: LlamaConfig, key: Tensor<"i32">): Llama {
   const { vocabulary, layers, width, heads, kvHeads, headWidth, mlpWidth, epsilon } = config;
   const deviation = 0.02;
   const residual = deviation / Math.sqrt(2 * layers);
