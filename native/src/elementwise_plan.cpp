@@ -225,6 +225,10 @@ class Lowering {
       operand[i] = value_of[id];
       types[i] = type_of[id];
     }
+    for (int i = 0; i < arity(node.op); i++) {
+      const int input = input_of_word[operand[i]];
+      if (node.op != Ew::random_bits && input >= 0 && plan_.inputs[input].source == EwPlan::Source::key) malformed("a key is for random_bits only");
+    }
     const bool floating = is_float(types[0]);
     if (only_float(node.op) && !floating) malformed("this op needs a float type");
     if (only_integer(node.op) && floating) malformed("this op needs an integer or boolean type");
@@ -493,6 +497,13 @@ std::shared_ptr<const EwPlan> plan_elementwise(const EwRegion& region) {
   }
   if (plan->has_reduction) plan->leading = region.reduce_leading && plan->kept > 1;
   choose_access(*plan);
+  for (const EwOutput& output : region.outputs) {
+    // An input handed on as a result is copied before another result may overwrite its memory.
+    const int input = lowering.input_of_word[lowering.value_of[output.value]];
+    if (input < 0 || region.outputs.size() < 2) continue;
+    EwPlan::Access& access = plan->inputs[input].access;
+    if (access == EwPlan::Access::direct) access = EwPlan::Access::gather;
+  }
   if (lowering.words >= 4096) malformed("too many nodes");
   assign_registers(region, lowering, *plan);
   return plan;

@@ -268,7 +268,7 @@ void deposit(void* target, DType type, int64_t offset, const float* reg, int64_t
   switch (type) {
     case DType::f32:
     case DType::i32:
-      std::memcpy(static_cast<float*>(target) + offset, reg, static_cast<size_t>(n) * 4);
+      std::memmove(static_cast<float*>(target) + offset, reg, static_cast<size_t>(n) * 4);
       break;
     case DType::bf16:
     case DType::f16: {
