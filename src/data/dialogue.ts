@@ -193,15 +193,21 @@ export function continuationPairs(text: string, options: ContinuationOptions = {
 }
 
 function pieces(paragraph: string, longest: number): string[] {
-  if (paragraph.length <= longest) return [paragraph];
-  const cut = cutBetweenSentences(paragraph, longest * 0.75, longest * 0.25);
-  return [paragraph.slice(0, cut).trim(), ...pieces(paragraph.slice(cut).trim(), longest)];
+  const parts: string[] = [];
+  let rest = paragraph;
+  while (rest.length > longest) {
+    const cut = cutBetweenSentences(rest, longest * 0.75, longest * 0.25);
+    parts.push(rest.slice(0, cut).trim());
+    rest = rest.slice(cut).trim();
+  }
+  return [...parts, rest];
 }
 
 /** The position nearest to `target`, at most `reach` away, that ends a sentence; else a word; else a character. */
 function cutBetweenSentences(text: string, target: number, reach: number): number {
+  const window = text.slice(0, Math.ceil(target + reach) + 1);
   for (const pattern of [SENTENCE_END, /\s+/gu]) {
-    const ends = [...text.matchAll(pattern)].map((found) => found.index + found[0].length);
+    const ends = [...window.matchAll(pattern)].map((found) => found.index + found[0].length);
     const near = ends.filter((end) => Math.abs(end - target) <= reach && end < text.length);
     const best = near.sort((a, b) => Math.abs(a - target) - Math.abs(b - target))[0];
     if (best !== undefined) return best;

@@ -75,6 +75,11 @@ export class ByteLevelTokenizer implements Tokenizer {
       );
     }
 
+    for (const id of postProcess([], file.post_processor)) {
+      if (this.strings[id] === undefined)
+        throw new InputError(`post_processor: it adds the id ${id}, which is no token.`);
+    }
+
     this.bosId = this.configuredId("bos_token");
     this.eosId = this.configuredId("eos_token");
     this.padId = this.configuredId("pad_token");

@@ -133,6 +133,9 @@ describe("continuations", () => {
     expect(pairs.flatMap(({ messages }) => messages.map((m) => m.content)).join(" ")).toBe(long.trim());
     for (const { messages } of pairs)
       expect(messages[0]!.content.length + messages[1]!.content.length).toBeLessThanOrEqual(300);
+    const start = performance.now();
+    expect(continuationPairs("a line without an end ".repeat(50_000)).length).toBeGreaterThan(1000);
+    expect(performance.now() - start).toBeLessThan(5000);
     expect(continuationPairs("Too short.")).toEqual([]);
     const [word] = continuationPairs("🐘".repeat(50));
     expect(word!.messages.map((m) => m.content).join("")).toBe("🐘".repeat(50));

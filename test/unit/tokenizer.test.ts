@@ -252,6 +252,12 @@ describe("tokenizer.json", () => {
     expect(await readdir(folder)).not.toContain("chat_template.jinja");
   });
 
+  const adding = (id: string, ids: number[]): object => ({
+    type: "TemplateProcessing",
+    single: [{ SpecialToken: { id, type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
+    pair: [],
+    special_tokens: ids.length === 0 ? {} : { [id]: { id, ids, tokens: [id] } },
+  });
   const good = async (): Promise<Record<string, Record<string, unknown>>> => {
     await tokenizer.save(folder);
     return JSON.parse(await readFile(join(folder, "tokenizer.json"), "utf8"));
@@ -263,6 +269,8 @@ describe("tokenizer.json", () => {
     ["pre_tokenizer", null, "must be ByteLevel"],
     ["pre_tokenizer", { type: "ByteLevel", surprise: 1 }, '"surprise"'],
     ["post_processor", { type: "BertProcessing" }, '"BertProcessing"'],
+    ["post_processor", adding("<gone>", []), "uses <gone>"],
+    ["post_processor", adding("<s>", [9999]), "the id 9999"],
     ["decoder", { type: "WordPiece" }, '"WordPiece"'],
     ["decoder", null, "decoder"],
     ["model", { type: "Unigram", vocab: [] }, '"Unigram"'],

@@ -275,8 +275,8 @@ def parts():
 
     def unknown(tokenizer):
         data = json.loads(tokenizer.to_str())
-        keep = [token for token in data["model"]["vocab"] if token not in "Ġ日"]
-        vocab = {"<unk>": 0, **{token: i + 1 for i, token in enumerate(t for t in keep if len(t) == 1 and t < "\u00c0")}}
+        latin = [token for token in data["model"]["vocab"] if len(token) == 1 and token < "\u00c0"]
+        vocab = {"<unk>": 0, **{token: i + 1 for i, token in enumerate(latin)}}
         tokenizer.model = models.BPE(vocab, [], unk_token="<unk>", fuse_unk=True)
 
     case("unknown bytes fused", unknown)
