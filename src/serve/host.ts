@@ -4,11 +4,11 @@
  */
 
 /** One turn of a conversation. `role` says which side of the chat speaks, `name` which person or character. */
-export interface ChatMessage {
+export type ChatMessage = {
   role: string;
   name?: string;
   content: string;
-}
+};
 
 /** One continuation to sample. The server has checked that `prompt.length + maxTokens` fits the model's context. */
 export interface GenerateRequest {

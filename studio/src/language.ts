@@ -54,6 +54,7 @@ const english = {
   noRecipe: "This run has no recipe on disk.",
   noLog: "Nothing was logged.",
   step: "step {step}",
+  notFinite: "{count} not finite",
   trained: "training",
   heldOut: "held out",
   summary: "Result",
@@ -108,7 +109,7 @@ const english = {
   emptyReply: "(nothing)",
   speed: "{tokens} tokens, {rate}/s",
   dropped: "The oldest {count} messages no longer fit the model's context and were left out.",
-  exportVotes: "Download the preferences (JSONL)",
+  exportVotes: "Download preferences",
   voteFailed: "The vote was not kept: {message}",
 } as const;
 
@@ -164,6 +165,7 @@ const chinese: Record<Text, string> = {
   noRecipe: "磁盘上没有这次训练的配方。",
   noLog: "没有日志。",
   step: "第 {step} 步",
+  notFinite: "{count} 个非有限值",
   trained: "训练",
   heldOut: "留出",
   summary: "结果",
@@ -218,7 +220,7 @@ const chinese: Record<Text, string> = {
   emptyReply: "（空）",
   speed: "{tokens} 个词元，每秒 {rate} 个",
   dropped: "最早的 {count} 条消息超出了模型的上下文，没有发送。",
-  exportVotes: "下载偏好数据（JSONL）",
+  exportVotes: "下载偏好数据",
   voteFailed: "评价没有保存：{message}",
 };
 
@@ -228,6 +230,8 @@ const metricNames: Record<string, readonly [english: string, chinese: string]> =
   bits_per_byte: ["Bits per byte", "每字节比特数"],
   perplexity: ["Perplexity", "困惑度"],
   learning_rate: ["Learning rate", "学习率"],
+  policy_loss: ["Policy loss", "策略损失"],
+  value_loss: ["Value loss", "价值损失"],
   gradient_norm: ["Gradient norm", "梯度范数"],
   tokens_per_second: ["Tokens per second", "每秒词元数"],
   reward: ["Reward", "奖励"],
@@ -257,11 +261,23 @@ const stageNames: Record<string, readonly [english: string, chinese: string]> = 
   report: ["Report", "报告"],
 };
 
+const unitNames: Record<string, readonly [english: string, chinese: string]> = {
+  steps: ["steps", "步"],
+  tokens: ["tokens", "词元"],
+  bytes: ["bytes", "字节"],
+  pairs: ["pairs", "对"],
+  merges: ["merges", "次合并"],
+  samples: ["samples", "个样例"],
+  batches: ["batches", "批"],
+};
+
 export interface Words {
   readonly language: Language;
   t(text: Text, values?: Readonly<Record<string, string | number>>): string;
   metric(name: string): string;
   stage(name: string): string;
+  /** A unit of progress, such as steps. */
+  unit(name: string): string;
   /** At most three significant digits where they matter, whole numbers whole. */
   number(value: number): string;
   duration(seconds: number): string;
@@ -278,10 +294,12 @@ export function words(language: Language): Words {
     language,
     t,
     metric: (name) => metricNames[name]?.[column] ?? name,
+    unit: (name) => unitNames[name]?.[column] ?? name,
     stage: (name) => stageNames[name]?.[column] ?? name,
     number(value) {
       if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : value > 0 ? "∞" : "−∞";
-      if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e9)) return value.toExponential(2);
+      if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e9))
+        return value.toExponential(2).replace(/\.?0+e/, "e");
       return Math.abs(value) >= 1000 ? whole.format(value) : fine.format(value);
     },
     duration(seconds) {

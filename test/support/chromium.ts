@@ -15,7 +15,9 @@ const places = [
 export const chromiumPath = places.find((path) => path !== undefined && existsSync(path));
 
 if (chromiumPath === undefined) {
-  console.warn("No Chromium found: the Studio's browser tests are skipped (Debian: apt install chromium, or set HOWDAH_CHROMIUM).");
+  console.warn(
+    "No Chromium found: the Studio's browser tests are skipped (Debian: apt install chromium, or set HOWDAH_CHROMIUM).",
+  );
 }
 
 /** It talks to nobody but the pages it is sent to. */

@@ -19,11 +19,25 @@ export function sampleEvents(now = began + 260_000): Event[] {
   const begin = now - 260_000;
   const at = (seconds: number) => begin + seconds * 1000;
   const count = 6;
-  const stage = (name: string, index: number, from: number, to: number | undefined, summary?: Record<string, unknown>) => {
+  const stage = (
+    name: string,
+    index: number,
+    from: number,
+    to: number | undefined,
+    summary?: Record<string, unknown>,
+  ) => {
     events.push({ t: at(from), type: "stage", stage: name, index, count, status: "started" });
     return () => {
       if (to === undefined) return;
-      const end = { t: at(to), type: "stage", stage: name, index, count, status: "finished", seconds: to - from } as const;
+      const end = {
+        t: at(to),
+        type: "stage",
+        stage: name,
+        index,
+        count,
+        status: "finished",
+        seconds: to - from,
+      } as const;
       events.push(summary === undefined ? end : { ...end, summary });
     };
   };
@@ -32,7 +46,12 @@ export function sampleEvents(now = began + 260_000): Event[] {
   events.push({ t: at(0), type: "log", level: "info", message: "1,115,394 bytes of text, the last 10 % held out" });
   stage("tokenizer", 0, 0, 0.6, { vocabulary: 1024, bytes_per_token: 2.61 })();
 
-  const endPretrain = stage("pretrain", 1, 0.6, 178, { bits_per_byte: 2.184, loss: 3.95, parameters: 5_012_736, steps: 600 });
+  const endPretrain = stage("pretrain", 1, 0.6, 178, {
+    bits_per_byte: 2.184,
+    loss: 3.95,
+    parameters: 5_012_736,
+    steps: 600,
+  });
   for (let step = 1; step <= 600; step += 2) {
     const loss = 3.6 + 3.4 * Math.exp(-step / 90) + 0.14 * noise();
     const values: Record<string, number> = {
@@ -44,7 +63,11 @@ export function sampleEvents(now = began + 260_000): Event[] {
     if (step % 50 === 1) values.heldout_loss = 3.72 + 3.3 * Math.exp(-step / 90);
     events.push({ t: at(0.6 + 0.29 * step), type: "metrics", stage: "pretrain", step, values });
   }
-  const learned = ["e th s,aonr\n tei", "And the shall of the and the king", "What news, my lord? The duke is come to speak."];
+  const learned = [
+    "e th s,aonr\n tei",
+    "And the shall of the and the king",
+    "What news, my lord? The duke is come to speak.",
+  ];
   for (const [i, text] of learned.entries()) {
     events.push({ t: at(60 * i), type: "sample", stage: "pretrain", step: 200 * (i + 1), prompt: "ROMEO:\n", text });
   }
@@ -79,8 +102,22 @@ export function sampleEvents(now = began + 260_000): Event[] {
   const prompt = "ROMEO:\nWhat light is this that in yon window breaks?\n\nJULIET:\n";
   const text = "It is the lark, my lord, and not the moon;\nthe day is near, and thou must hence full soon.";
   events.push({ t: at(250), type: "sample", stage: "ppo", step: 20, prompt, text });
-  events.push({ t: at(252), type: "log", level: "warn", message: "KL 6.2 is above its target of 6: the penalty grows to 0.11" });
-  events.push({ t: now, type: "progress", stage: "ppo", done: 24, total: 60, unit: "steps", rate: 0.71, secondsLeft: 50.7 });
+  events.push({
+    t: at(252),
+    type: "log",
+    level: "warn",
+    message: "KL 6.2 is above its target of 6: the penalty grows to 0.11",
+  });
+  events.push({
+    t: now,
+    type: "progress",
+    stage: "ppo",
+    done: 24,
+    total: 60,
+    unit: "steps",
+    rate: 0.71,
+    secondsLeft: 50.7,
+  });
   return events;
 }
 
@@ -111,15 +148,22 @@ npm start -- --text FOLDER
 <script>window.hacked = true</script> and [a link](javascript:alert(1)) stay words; [the source](https://example.org/text) is one.
 `;
 
-export const sampleRecipe = "name: shakespeare\nseed: 1\nmodel:\n  family: gpt\n  layers: 6\n  width: 256\nstages:\n  - pretrain:\n      minutes: 3\n  - report\n";
+export const sampleRecipe =
+  "name: shakespeare\nseed: 1\nmodel:\n  family: gpt\n  layers: 6\n  width: 256\nstages:\n  - pretrain:\n      minutes: 3\n  - report\n";
 
 export const lines = (events: readonly Event[]): string => events.map((event) => `${stringify(event)}\n`).join("");
 
 /** Writes a run's folder. */
-export function writeRun(runsDir: string, name: string, events: readonly Event[], files: Record<string, string> = {}): string {
+export function writeRun(
+  runsDir: string,
+  name: string,
+  events: readonly Event[],
+  files: Record<string, string> = {},
+): string {
   const folder = join(runsDir, name);
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "events.jsonl"), lines(events));
-  for (const [file, text] of Object.entries({ "recipe.yaml": sampleRecipe, ...files })) writeFileSync(join(folder, file), text);
+  for (const [file, text] of Object.entries({ "recipe.yaml": sampleRecipe, ...files }))
+    writeFileSync(join(folder, file), text);
   return folder;
 }

@@ -63,7 +63,9 @@ describe("who may talk to the server", () => {
       }
     }
     for (const host of ["user@localhost", "localhost/"]) {
-      expect([400, 403], JSON.stringify(host)).toContain((await send(`${server.url}/v1/models`, { Host: host })).status);
+      expect([400, 403], JSON.stringify(host)).toContain(
+        (await send(`${server.url}/v1/models`, { Host: host })).status,
+      );
     }
     for (const host of ["localhost", `LOCALHOST:${port}`, "127.0.0.1:9999", "[::1]:1"]) {
       expect((await send(`${server.url}/v1/models`, { Host: host })).status, host).toBe(200);

@@ -4,6 +4,7 @@ import { appendFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { readPreferences } from "../../src/data/jsonl.ts";
 import { acquireLock } from "../../src/runs/lock.ts";
 import type { EventsPage, NewVote, RunSummary, Vote } from "../../src/serve/api.ts";
 import { createServer, type Server } from "../../src/serve/index.ts";
@@ -212,7 +213,11 @@ describe("votes", () => {
   const folder = mkdtempSync(join(tmpdir(), "howdah-votes-"));
   const start = () => createServer({ models: new ScriptedRegistry(), runsDir: folder });
   let server: Server;
-  const prompt = [{ role: "user", name: "ROMEO", content: 'It\'s the "east"; 东方' }];
+  const juliet = { role: "assistant", name: "JULIET" };
+  const prompt = [
+    { role: "user", name: "ROMEO", content: 'It\'s the "east"; 东方' },
+    { ...juliet, content: "" },
+  ];
   const send = (vote: unknown) =>
     fetch(`${server.url}/api/votes`, {
       method: "POST",
@@ -262,13 +267,21 @@ describe("votes", () => {
 
   test("the export is preference data: chosen pairs, and a liked against a disliked reply to one prompt", async () => {
     const response = await fetch(`${server.url}/api/votes/export.jsonl`);
-    const rows = (await response.text())
+    const text = await response.text();
+    const rows = text
       .trim()
       .split("\n")
       .map((line) => JSON.parse(line) as unknown);
+    const file = join(folder, "preferences.jsonl");
+    writeFileSync(file, text);
+    expect(await readPreferences(file)).toHaveLength(2); // what trainers read
     expect(rows).toEqual([
-      { prompt, chosen: "A", rejected: "B" },
-      { prompt, chosen: "Good", rejected: "Bad'); DROP TABLE votes; --" },
+      { prompt: prompt.slice(0, 1), chosen: [{ ...juliet, content: "A" }], rejected: [{ ...juliet, content: "B" }] },
+      {
+        prompt: prompt.slice(0, 1),
+        chosen: [{ ...juliet, content: "Good" }],
+        rejected: [{ ...juliet, content: "Bad'); DROP TABLE votes; --" }],
+      },
     ]);
   });
 
@@ -296,7 +309,8 @@ describe("votes", () => {
   });
 
   test("a second process on the same folder is refused, a dead one's lock is not", async () => {
-    const dir = join(folder, "locked");
+    await server.close();
+    const dir = join(folder, "studio.pglite");
     const lock = `${dir}.lock`;
     const child = spawn(process.execPath, ["-e", "setTimeout(() => {}, 60000)"]);
     writeFileSync(lock, JSON.stringify({ pid: child.pid, host: hostname() }));

@@ -23,11 +23,12 @@ export const newVote = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("preference"), prompt: messages, chosen: side, rejected: side, settings }),
 ]);
 
-/** A line of the export, in the form the reward model's data reader takes. */
+/** A line of the export: conversational preference data as TRL writes it, which the `data` room reads. */
 export interface PreferenceLine {
   prompt: ChatMessage[];
-  chosen: string;
-  rejected: string;
+  /** One message, the reply. */
+  chosen: ChatMessage[];
+  rejected: ChatMessage[];
 }
 
 /** People's judgements of replies. The database is opened by the first call that needs it. */
@@ -115,7 +116,12 @@ export class VoteStore {
 }
 
 function line(row: Row): PreferenceLine {
-  return { prompt: row.prompt as ChatMessage[], chosen: String(row.chosen), rejected: String(row.rejected) };
+  const prompt = row.prompt as ChatMessage[];
+  // A last message that only says who answers is the beginning of both replies, not a turn of its own.
+  const last = prompt.at(-1);
+  const opened = last?.role === "assistant" && last.content === "" ? last : undefined;
+  const reply = (content: unknown) => [{ role: "assistant", ...opened, content: String(content) }];
+  return { prompt: opened ? prompt.slice(0, -1) : prompt, chosen: reply(row.chosen), rejected: reply(row.rejected) };
 }
 
 function voteOf(row: Row): Vote {

@@ -64,7 +64,10 @@ export function studioRoutes({ models, runsDir, votes, limits, draining, report 
 
   app.get("/models", (c) => {
     const list = models.list().map(({ id, created, contextLength, description, speakers }): ModelInfo => {
-      const more = { ...(description === undefined ? {} : { description }), ...(speakers === undefined ? {} : { speakers }) };
+      const more = {
+        ...(description === undefined ? {} : { description }),
+        ...(speakers === undefined ? {} : { speakers }),
+      };
       return { id, created, contextLength, ...more };
     });
     return c.json({ models: list });

@@ -30,7 +30,8 @@ export function Composer(props: Props): JSX.Element {
     const element = area.current;
     if (element === null) return;
     element.style.height = "auto";
-    element.style.height = `${element.scrollHeight}px`;
+    // While the page is hidden it measures nothing.
+    if (element.scrollHeight > 0) element.style.height = `${element.scrollHeight}px`;
   }, [text]);
 
   const send = () => {

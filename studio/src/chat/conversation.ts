@@ -1,5 +1,8 @@
 import type { ChatMessage } from "../../../src/serve/api.ts";
 
+/** The vote's number on the server; "sent" until the server has answered. */
+export type Ballot = number | "sent";
+
 /** One model's answer to one message. */
 export interface Reply {
   readonly id: string;
@@ -17,7 +20,7 @@ export interface Reply {
   /** What was sent, and how it was sampled: what a vote on this reply is about. */
   readonly prompt: readonly ChatMessage[];
   readonly sampling: Sampling;
-  readonly thumb?: { readonly value: 1 | -1; readonly vote: number };
+  readonly thumb?: { readonly value: 1 | -1; readonly vote: Ballot };
 }
 
 /** A message and its reply, or its two replies side by side. */
@@ -27,7 +30,7 @@ export interface Turn {
   readonly content: string;
   readonly replies: readonly Reply[];
   /** The better one of two, and the vote that says so. */
-  readonly preferred?: { readonly index: number; readonly vote: number };
+  readonly preferred?: { readonly index: number; readonly vote: Ballot };
 }
 
 export interface Sampling {
@@ -86,12 +89,20 @@ export function requestBody(model: string, messages: readonly ChatMessage[], sam
   };
 }
 
-/** Conversations from storage: replies that were being written when the page was left are stopped; broken ones are dropped. */
+/**
+ * Conversations from storage: replies that were being written when the page was left are stopped, votes
+ * whose answer did not come are forgotten, broken turns are dropped.
+ */
 export function revive(stored: unknown): Turn[] {
   if (!Array.isArray(stored)) return [];
-  return stored.filter(isTurn).map((turn) => ({
+  return stored.filter(isTurn).map(({ preferred, ...turn }) => ({
     ...turn,
-    replies: turn.replies.map((reply) => (isOpen(reply) ? { ...reply, state: "stopped" as const } : reply)),
+    ...(preferred === undefined || preferred.vote === "sent" ? {} : { preferred }),
+    replies: turn.replies.map(({ thumb, ...reply }) => ({
+      ...reply,
+      ...(thumb === undefined || thumb.vote === "sent" ? {} : { thumb }),
+      ...(isOpen(reply) ? { state: "stopped" as const } : {}),
+    })),
   }));
 }
 

@@ -106,6 +106,7 @@ function Slider({ label, hint, value, shown, min = 0, max, step, onInput }: Slid
       </span>
       <input
         type="range"
+        aria-label={label}
         min={min}
         max={max}
         step={step}

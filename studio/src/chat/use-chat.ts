@@ -2,7 +2,16 @@ import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import type { NewVote, Vote } from "../../../src/serve/api.ts";
 import { sendJson } from "../server.ts";
 import { load, save } from "../storage.ts";
-import { isOpen, messagesFor, type Reply, requestBody, revive, type Sampling, type Turn } from "./conversation.ts";
+import {
+  type Ballot,
+  isOpen,
+  messagesFor,
+  type Reply,
+  requestBody,
+  revive,
+  type Sampling,
+  type Turn,
+} from "./conversation.ts";
 import { type Progressed, streamReply } from "./stream-reply.ts";
 
 /** Who answers, and how. One or two models. */
@@ -131,51 +140,57 @@ export function useChat(): Chat {
     setTurns([]);
   };
 
+  /** Shown at once, kept when the server says so, undone when it does not. A vote under way cannot be changed. */
   const thumb = async (turn: Turn, index: number, value: 1 | -1) => {
     const reply = turn.replies[index];
-    if (reply === undefined) return;
-    if (reply.thumb !== undefined) await takeBack(reply.thumb.vote);
-    if (reply.thumb?.value === value) {
-      change(reply.id, ({ thumb: _, ...rest }) => rest);
-      return;
+    const before = reply?.thumb;
+    if (reply === undefined || before?.vote === "sent") return;
+    const show = (to: Reply["thumb"]) =>
+      change(reply.id, ({ thumb: _, ...rest }) => (to === undefined ? rest : { ...rest, thumb: to }));
+    show({ value, vote: "sent" });
+    try {
+      if (before !== undefined) await takeBack(before.vote);
+      if (before?.value === value) return show(undefined);
+      const { model, text, prompt, sampling } = reply;
+      const settings = { ...sampling };
+      show({ value, vote: await cast({ kind: "thumb", prompt: [...prompt], model, reply: text, value, settings }) });
+    } catch (error) {
+      show(before);
+      throw error;
     }
-    const { model, text, prompt, sampling } = reply;
-    const vote = await cast({
-      kind: "thumb",
-      prompt: [...prompt],
-      model,
-      reply: text,
-      value,
-      settings: { ...sampling },
-    });
-    change(reply.id, (old) => ({ ...old, thumb: { value, vote } }));
   };
 
   const prefer = async (turn: Turn, index: number) => {
     const [a, b] = turn.replies;
-    if (a === undefined || b === undefined) return;
-    if (turn.preferred !== undefined) await takeBack(turn.preferred.vote);
-    if (turn.preferred?.index === index) {
-      setTurns((all) => all.map((other) => (other.id === turn.id ? without(other) : other)));
-      return;
+    const before = turn.preferred;
+    if (a === undefined || b === undefined || before?.vote === "sent") return;
+    const show = (to: Turn["preferred"]) =>
+      setTurns((all) => all.map((other) => (other.id === turn.id ? withPreferred(other, to) : other)));
+    show({ index, vote: "sent" });
+    try {
+      if (before !== undefined) await takeBack(before.vote);
+      if (before?.index === index) return show(undefined);
+      const [chosen, rejected] = index === 0 ? [a, b] : [b, a];
+      const vote = await cast({
+        kind: "preference",
+        prompt: [...chosen.prompt],
+        chosen: { model: chosen.model, reply: chosen.text },
+        rejected: { model: rejected.model, reply: rejected.text },
+        settings: { ...chosen.sampling },
+      });
+      show({ index, vote });
+    } catch (error) {
+      show(before);
+      throw error;
     }
-    const [chosen, rejected] = index === 0 ? [a, b] : [b, a];
-    const vote = await cast({
-      kind: "preference",
-      prompt: [...chosen.prompt],
-      chosen: { model: chosen.model, reply: chosen.text },
-      rejected: { model: rejected.model, reply: rejected.text },
-      settings: { ...chosen.sampling },
-    });
-    setTurns((all) => all.map((other) => (other.id === turn.id ? { ...other, preferred: { index, vote } } : other)));
   };
 
   const busy = turns.some((turn) => turn.replies.some(isOpen));
   return { turns, busy, send, again, stop, clear, thumb, prefer };
 }
 
-function without({ preferred: _, ...turn }: Turn): Turn {
-  return turn;
+function withPreferred({ preferred: _, ...turn }: Turn, preferred: Turn["preferred"]): Turn {
+  return preferred === undefined ? turn : { ...turn, preferred };
 }
 
 /** randomUUID is only there on https and loopback; a page reached by another name does without. */
@@ -191,7 +206,8 @@ async function cast(vote: NewVote): Promise<number> {
 }
 
 /** A vote that is gone already (another tab, another database) is as good as taken back. */
-async function takeBack(id: number): Promise<void> {
+async function takeBack(id: Ballot): Promise<void> {
+  if (id === "sent") return;
   await sendJson("DELETE", `/api/votes/${id}`).catch((error: { status?: number }) => {
     if (error.status !== 404) throw error;
   });

@@ -3,10 +3,8 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type uPlot from "uplot";
 import { useWords } from "../language.ts";
 import { useTheme } from "../theme.ts";
-import { type Curve, smooth } from "./curves.ts";
+import { type Curve, isNoisy, smooth } from "./curves.ts";
 
-/** Noise is drawn faint under a smooth line from this many points on. */
-const noisyFrom = 60;
 const height = 168;
 
 /** One metric over the steps of a stage. */
@@ -16,7 +14,9 @@ export function Chart({ curve }: { curve: Curve }): JSX.Element {
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | undefined>(undefined);
   const [cursor, setCursor] = useState<number | null>(null);
-  const noisy = curve.points.length >= noisyFrom;
+  // Noise is drawn faint, under a smooth line.
+  const noisy = isNoisy(curve.points);
+  const broken = curve.points.filter(([, value]) => !Number.isFinite(value)).length;
   const hasHeldOut = curve.heldOut !== undefined;
   const data = dataOf(curve, noisy);
 
@@ -57,6 +57,7 @@ export function Chart({ curve }: { curve: Curve }): JSX.Element {
           {label}
         </span>
         <span class="chart-values">
+          {broken > 0 && <span class="value-broken">{t("notFinite", { count: broken })}</span>}
           {at !== undefined && <span class="chart-step">{t("step", { step: number(at) })}</span>}
           {shown != null && (
             <span class="value-own">
@@ -131,7 +132,7 @@ function optionsOf(
         size: 52,
         gap: 6,
         grid: { stroke: color("--line"), width: 1 },
-        space: 34,
+        space: 28,
         values: (_, splits) => splits.map(number),
       },
     ],

@@ -72,17 +72,27 @@ export function thin(points: readonly Point[], limit = most): readonly Point[] {
 }
 
 /**
- * Exponential mean with a half-life of a thirtieth of the curve, corrected for its start (as Adam corrects its moments), to
- * lay over a noisy curve. Values that are not finite are passed over.
+ * Does the curve go up and down so much that its course is hard to see? Then its way is many times its height.
+ * A falling loss without noise has 1, a warm-up with a decay 2.
+ */
+export function isNoisy(points: readonly Point[]): boolean {
+  const values = points.map(([, value]) => value).filter(Number.isFinite);
+  if (values.length < 40) return false;
+  let way = 0;
+  for (let i = 1; i < values.length; i++) way += Math.abs((values[i] ?? 0) - (values[i - 1] ?? 0));
+  const height = values.reduce((a, b) => Math.max(a, b)) - values.reduce((a, b) => Math.min(a, b));
+  return way > 4 * height;
+}
+
+/**
+ * The mean of each point and its neighbours, equally many to both sides (at the ends, as many as there are), so that the
+ * smooth line does not lag behind the curve as an exponential mean would. Values that are not finite are passed over.
  */
 export function smooth(points: readonly Point[]): (number | null)[] {
-  const keep = 0.5 ** (30 / Math.max(points.length, 30));
-  let sum = 0;
-  let weight = 0;
-  return points.map(([, value]) => {
-    if (!Number.isFinite(value)) return null;
-    sum = keep * sum + (1 - keep) * value;
-    weight = keep * weight + (1 - keep);
-    return sum / weight;
+  const reach = Math.max(2, Math.round(points.length / 50));
+  return points.map((_, i) => {
+    const side = Math.min(reach, i, points.length - 1 - i);
+    const near = points.slice(i - side, i + side + 1).flatMap(([, value]) => (Number.isFinite(value) ? [value] : []));
+    return near.length === 0 ? null : near.reduce((sum, value) => sum + value, 0) / near.length;
   });
 }

@@ -3,8 +3,9 @@ import type { ProgressEvent as Progressed } from "../../../src/runs/events.ts";
 import { useWords } from "../language.ts";
 
 export function Progress({ progress }: { progress: Progressed }): JSX.Element {
-  const { t, number, duration, stage } = useWords();
-  const { done, total, unit, rate, secondsLeft } = progress;
+  const { t, number, duration, stage, unit: unitName } = useWords();
+  const { done, total, rate, secondsLeft } = progress;
+  const unit = unitName(progress.unit);
   const share = total > 0 ? Math.min(1, done / total) : 0;
   return (
     <section class="progress" aria-label={t("progress")}>

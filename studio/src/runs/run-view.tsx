@@ -18,7 +18,7 @@ import { Status } from "./status.tsx";
 import { type LogLine, useRun } from "./use-run.ts";
 
 /** Everything about one run, as it happens. */
-export function RunView({ run }: { run: RunSummary }): JSX.Element {
+export function RunView({ run, newest: isNewest }: { run: RunSummary; newest: boolean }): JSX.Element {
   const { t, duration } = useWords();
   const { models } = useLive();
   const live = useRun(run.name);
@@ -34,7 +34,8 @@ export function RunView({ run }: { run: RunSummary }): JSX.Element {
   const stage = state.stages.find(({ name }) => name === picked) ?? active ?? measured ?? state.stages[0];
   const seconds = ((running ? now : (state.updated ?? 0)) - (state.began ?? now)) / 1000;
   const tabs = (["curves", "samples", "report", "recipe", "log"] as const).map((id) => ({ id, label: t(id) }));
-  const newest = models?.at(-1);
+  // Models that are served come from the run that goes on, or the last one.
+  const model = isNewest ? models?.at(-1) : undefined;
 
   return (
     <article class="run" aria-busy={!live.loaded}>
@@ -44,8 +45,8 @@ export function RunView({ run }: { run: RunSummary }): JSX.Element {
         {state.began !== undefined && (
           <span class="muted">{t(running ? "elapsed" : "took", { time: duration(Math.max(0, seconds)) })}</span>
         )}
-        {newest && (
-          <a class="button" href={chatLink(newest.id)}>
+        {model && (
+          <a class="button" href={chatLink(model.id)}>
             {t("talkToIt")}
             <Icon name="arrow" />
           </a>

@@ -36,7 +36,7 @@ export function RunsPage({ name, shown }: { name: string | undefined; shown: boo
           </ul>
         </nav>
       )}
-      {current && shown && <RunView key={current.name} run={current} />}
+      {current && shown && <RunView key={current.name} run={current} newest={current === runs[0]} />}
     </div>
   );
 }

@@ -36,10 +36,12 @@ export function Stages({ state, selected, onSelect, now, running }: Props): JSX.
       {Array.from({ length: Math.max(0, state.count - state.stages.length) }, (_, i) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: stages whose names are not known yet
         <li key={i} class="stage waiting">
-          <span class="dot" aria-hidden="true" />
-          <span class="stage-text">
-            <b>…</b>
-            <small>{t("stageWaiting")}</small>
+          <span class="stage-face">
+            <span class="dot" aria-hidden="true" />
+            <span class="stage-text">
+              <b>…</b>
+              <small>{t("stageWaiting")}</small>
+            </span>
           </span>
         </li>
       ))}
@@ -66,7 +68,7 @@ function Stage(props: {
       : stage.seconds;
   return (
     <li class={`stage ${status}`}>
-      <button type="button" aria-pressed={selected} onClick={() => onSelect(stage.name)}>
+      <button type="button" class="stage-face" aria-pressed={selected} onClick={() => onSelect(stage.name)}>
         <span class="dot" aria-hidden="true" />
         <span class="stage-text">
           <b>{stageName(stage.name)}</b>
