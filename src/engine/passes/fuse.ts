@@ -53,17 +53,19 @@ export function fuseElementwise(graph: Graph): Graph {
     return r && root(r);
   };
 
-  /** Whether anything before position `node` that is computed from `target` outside of it reaches `from`. */
+  /** Whether `from` is computed from something in `target`, where regions run as a whole. */
   const reaches = (from: Node, target: Region, seen: Set<Node | Region>): boolean => {
     const r = region(from);
     if (r === target) return true;
     const unit = r ?? from;
     if (seen.has(unit)) return false;
     seen.add(unit);
-    if ((r ? r.last : index.get(from)!) < target.first) return false;
     const members = r ? r.nodes : [from];
     return members.some((m) =>
-      m.inputs.some((v) => v.node && !isFree(v.node) && region(v.node) !== r && reaches(v.node, target, seen)),
+      m.inputs.some((v) => {
+        const n = v.node;
+        return n !== undefined && !isFree(n) && !(r && region(n) === r) && reaches(n, target, seen);
+      }),
     );
   };
   /** Whether `node` can join `target`: none of its other inputs may depend on the region. */

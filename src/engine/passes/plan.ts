@@ -145,9 +145,10 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   const outputs = graph.outputs.map((v, index) => {
     const copy = copies.find((c) => c.index === index);
     if (!copy) return id(v);
-    values.push({ dtype: v.dtype, shape: v.shape, storage: { kind: "output", index } });
-    instructions.push({ op: "copy", inputs: [id(v)], outputs: [values.length - 1], attributes: {} });
-    return values.length - 1;
+    const from = id(v);
+    const to = values.push({ dtype: v.dtype, shape: v.shape, storage: { kind: "output", index } }) - 1;
+    instructions.push({ op: "copy", inputs: [from], outputs: [to], attributes: {} });
+    return to;
   });
   return { values, instructions, inputs, outputs, constants, aliases, arenaBytes, matmul: options.matmul };
 }

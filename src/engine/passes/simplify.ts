@@ -181,6 +181,10 @@ class Builder {
             { permutation: order.map((d) => list(inner.attributes.permutation)[d]!) },
             from,
           );
+        if (inner?.op.name === "dot_general") {
+          const swapped = this.#swapSides(inner, order, from);
+          if (swapped) return swapped;
+        }
         // Moving axes of size 1 moves no data.
         const real = order.filter((d) => x!.shape[d] !== 1);
         if (real.every((d, i) => i === 0 || d > real[i - 1]!))
@@ -205,6 +209,28 @@ class Builder {
       default:
         return undefined;
     }
+  }
+
+  /** A product whose two groups of free axes change places is the product with its operands changed. */
+  #swapSides(dot: Node, order: readonly number[], from: Partial<Node>): readonly Value[] | undefined {
+    const [a, b] = dot.inputs as [Value, Value];
+    const d = dot.attributes;
+    const nb = list(d.lhs_batch).length;
+    const na = a.shape.length - nb - list(d.lhs_contract).length;
+    const rank = order.length;
+    const want = [
+      ...Array.from({ length: nb }, (_, i) => i),
+      ...Array.from({ length: rank - nb - na }, (_, i) => nb + na + i),
+      ...Array.from({ length: na }, (_, i) => nb + i),
+    ];
+    if (order.some((axis, i) => axis !== want[i])) return undefined;
+    const next = {
+      lhs_batch: d.rhs_batch,
+      rhs_batch: d.lhs_batch,
+      lhs_contract: d.rhs_contract,
+      rhs_contract: d.lhs_contract,
+    };
+    return this.#emit(dot.op, [b, a], next, from);
   }
 
   /** Arithmetic on two repeated numbers, in the precision of the dtype. */
