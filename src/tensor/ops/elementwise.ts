@@ -455,10 +455,19 @@ export function align(op: string, a: Operand, b: Operand): [Tensor, Tensor] {
   return [broadcastTo(a, shape), broadcastTo(b, shape)];
 }
 
+/** Applies an op to operands made from those given (broadcast, filled); outside a trace, what was made is released again. */
+function applyTo(op: Op, operands: readonly Tensor[], given: readonly Operand[], attributes: Attributes = {}): Tensor {
+  try {
+    return apply1(op, operands, attributes);
+  } finally {
+    for (const x of operands) if (!given.includes(x)) x.dispose();
+  }
+}
+
 const two =
   (op: Op) =>
   (a: Operand, b: Operand): Tensor =>
-    apply1(op, align(op.name, a, b));
+    applyTo(op, align(op.name, a, b), [a, b]);
 const one =
   (op: Op) =>
   (x: Tensor): Tensor =>
@@ -507,7 +516,7 @@ export const identity = one(identityOp);
 export const optimizationBarrier = one(optimizationBarrierOp);
 
 export function compare(a: Operand, b: Operand, direction: Direction): Tensor<"bool"> {
-  return apply1(compareOp, align("compare", a, b), { direction }) as Tensor<"bool">;
+  return applyTo(compareOp, align("compare", a, b), [a, b], { direction }) as Tensor<"bool">;
 }
 
 /** `a` where the condition holds, else `b`; all broadcast together. */
@@ -517,13 +526,16 @@ export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
       ? [full(condition.shape, a), full(condition.shape, b)]
       : align("where", a, b);
   const shape = broadcastShapes("where", condition.shape, x.shape);
-  return apply1(selectOp, [broadcastTo(condition, shape), broadcastTo(x, shape), broadcastTo(y, shape)]);
+  const made = [broadcastTo(condition, shape), broadcastTo(x, shape), broadcastTo(y, shape)];
+  const result = applyTo(selectOp, made, [condition, a, b]);
+  for (const t of [x, y]) if (t !== a && t !== b) t.dispose();
+  return result;
 }
 
 /** `x` kept within `low` and `high`. */
 export function clamp(x: Tensor, low: Operand, high: Operand): Tensor {
   const bound = (b: Operand) => (typeof b === "number" ? full(x.shape, b, x.dtype) : broadcastTo(b, x.shape));
-  return apply1(clampOp, [bound(low), x, bound(high)]);
+  return applyTo(clampOp, [bound(low), x, bound(high)], [low, x, high]);
 }
 
 export function convert<D extends DType>(x: Tensor, dtype: D): Tensor<D> {

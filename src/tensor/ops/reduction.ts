@@ -120,12 +120,20 @@ export function reduce(x: Tensor, kind: ReduceKind, axes: readonly number[]): Te
 function reduceAxes(x: Tensor, kind: ReduceKind, axes: number | readonly number[] | undefined, keep: boolean): Tensor {
   const over = normalizeAxes(`reduce ${kind}`, axes, x.rank);
   const y = reduce(x, kind, over);
-  return keep
-    ? reshape(
-        y,
-        x.shape.map((d, i) => (over.includes(i) ? 1 : d)),
-      )
-    : y;
+  if (!keep) return y;
+  return consume(y, (t) =>
+    reshape(
+      t,
+      x.shape.map((d, i) => (over.includes(i) ? 1 : d)),
+    ),
+  );
+}
+
+/** `f(x)` of a value nobody else has: outside a trace it is released, unless it is the result itself. */
+function consume(x: Tensor, f: (x: Tensor) => Tensor): Tensor {
+  const y = f(x);
+  if (y !== x) x.dispose();
+  return y;
 }
 
 type Axes = number | readonly number[];
@@ -158,7 +166,8 @@ export function mean(x: Tensor, axes?: Axes, { keep = false }: ReduceOptions = {
   if (!isFloat(x.dtype)) throw new DTypeError(`mean: needs a floating-point tensor, got ${x.dtype}.`);
   const over = normalizeAxes("mean", axes, x.rank);
   const count = over.reduce((n, a) => n * x.shape[a]!, 1);
-  return reduceAxes(x, "add", over, keep).mul(1 / count);
+  if (over.length === 0) return x;
+  return consume(reduceAxes(x, "add", over, keep), (total) => total.mul(1 / count));
 }
 
 /** Mean squared distance from the mean (divided by n, not n - 1). */

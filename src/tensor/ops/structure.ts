@@ -475,7 +475,10 @@ export function pad(
   interior: readonly number[] = low.map(() => 0),
 ): Tensor {
   if ([...low, ...high, ...interior].every((n) => n === 0)) return x;
-  return apply1(padOp, [x, typeof value === "number" ? full([], value, x.dtype) : value], { low, high, interior });
+  const filling = typeof value === "number" ? full([], value, x.dtype) : value;
+  const y = apply1(padOp, [x, filling], { low, high, interior });
+  if (filling !== value) filling.dispose();
+  return y;
 }
 
 export function concatenate(tensors: readonly Tensor[], axis = 0): Tensor {
