@@ -504,7 +504,11 @@ const linearCrossEntropyOp = defineOp({
     const [dh, dw] = apply(linearCrossEntropyGradOp, [h!, w!, targets!, c.outputs[1]!, c.cotangents[0]]);
     return [dh, dw, undefined];
   },
-  decompose: ([h, w, targets]) => crossEntropyDecomposition(headLogits(h!, w!), targets!),
+  decompose([h, w, targets]) {
+    const [loss, lse] = crossEntropyDecomposition(headLogits(h!, w!), targets!);
+    // Rows that count nothing are never looked at; their log-sum is 0.
+    return [loss!, where(targets!.less(0), 0, lse!)];
+  },
   flops: ([h, w]) => 2 * h!.shape[0]! * size(w!.shape),
   cases: [
     {
