@@ -40,6 +40,8 @@ export interface RunDetail {
   status: RunSummary["status"];
   /** recipe.yaml as it is on disk; absent where there is none yet. */
   recipe?: string;
+  /** The recipe's stages in their order, as far as it can be read. */
+  stages?: string[];
   hasReport: boolean;
 }
 

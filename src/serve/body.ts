@@ -15,7 +15,8 @@ export async function readJson(c: Context<Env>, maxBytes: number): Promise<unkno
   let size = Number(c.req.header("content-length") ?? 0);
   if (size <= maxBytes) {
     size = 0;
-    for await (const part of c.env.incoming) {
+    // Leaving the loop early must not close the connection: the refusal goes back over it.
+    for await (const part of c.env.incoming.iterator({ destroyOnReturn: false })) {
       parts.push(part as Uint8Array);
       size += (part as Uint8Array).length;
       if (size > maxBytes) break;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Gate } from "../../src/serve/gate.ts";
 import { Guard } from "../../src/serve/guard.ts";
-import { createServer, type Server } from "../../src/serve/index.ts";
+import { createServer, drainOnSignals, type Server } from "../../src/serve/index.ts";
 import { ScriptedRegistry, scriptedModel, until } from "../support/scripted-model.ts";
 
 interface Answer {
@@ -102,6 +102,17 @@ describe("who may talk to the server", () => {
     const url = `${server.url}/v1/chat/completions`;
     const large = await send(url, isJson, chat("m", { user: "x".repeat(3000) }));
     expect([large.status, code(large)]).toEqual([413, "body_too_large"]);
+    // Without a length beforehand, too; and the answer still arrives.
+    const chunked = await new Promise<Answer>((resolve, reject) => {
+      const sent = httpRequest(url, { method: "POST", headers: isJson }, (response) => {
+        response.resume().on("end", () => resolve({ status: response.statusCode ?? 0, headers: {}, body: "" }));
+      });
+      sent.on("error", reject);
+      sent.write(" ".repeat(1500));
+      sent.write(" ".repeat(1500));
+      sent.end();
+    });
+    expect(chunked.status).toBe(413);
     const torn = await send(url, isJson, '{"model": ');
     expect([torn.status, code(torn)]).toEqual([400, "invalid_json"]);
     const list = await send(url, isJson, "[]");
@@ -220,6 +231,25 @@ describe("how much the server takes at once", () => {
     expect(answer.body.trimEnd().endsWith("data: [DONE]")).toBe(true);
     await closing;
     await server.close(); // again: nothing more to do
+  });
+
+  test("SIGTERM drains and then calls back; a second signal does not wait", async () => {
+    const model = scriptedModel("m", ["a whole reply"], { delayMs: 20 });
+    const server = await start(model, {});
+    const before = new Set(process.listeners("SIGTERM"));
+    const done: string[] = [];
+    const off = drainOnSignals(server, (signal) => done.push(signal));
+    const handler = process.listeners("SIGTERM").find((listener) => !before.has(listener));
+    const answer = send(`${server.url}/v1/chat/completions`, isJson, chat("m"));
+    await until(() => model.seen.running === 1);
+    handler?.("SIGTERM");
+    expect(done).toEqual([]);
+    expect((await answer).status).toBe(200);
+    await until(() => done.length === 1);
+    handler?.("SIGTERM");
+    expect(done).toEqual(["SIGTERM", "SIGTERM"]);
+    off();
+    expect(process.listeners("SIGTERM")).toEqual([...before]);
   });
 
   test("draining that lasts too long cuts replies off with an error", async () => {

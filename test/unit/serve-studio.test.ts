@@ -77,6 +77,7 @@ describe("the Studio's API", () => {
       name: "hamlet",
       status: "running",
       recipe: "name: hamlet\n",
+      stages: [], // a recipe that is no recipe names none
       hasReport: false,
     });
   });

@@ -1,5 +1,6 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { parseRecipe } from "../../recipe/load.ts";
 import { lockHolder } from "../../runs/lock.ts";
 import type { RunDetail, RunEvent, RunSummary } from "../api.ts";
 import { ApiError } from "../errors.ts";
@@ -47,7 +48,7 @@ export class Runs {
     const recipe = await text(`${folder}/recipe.yaml`);
     const hasReport = await isFile(`${folder}/report.md`);
     const { status } = await this.#summary(name, folder);
-    return { name, status, hasReport, ...(recipe === undefined ? {} : { recipe }) };
+    return { name, status, hasReport, ...(recipe === undefined ? {} : { recipe, stages: stagesOf(folder, recipe) }) };
   }
 
   /** Markdown. @throws ApiError 404 */
@@ -70,6 +71,15 @@ export class Runs {
     const { summary } = known;
     const dead = summary.status === "running" && lockHolder(`${folder}/run.lock`) === undefined;
     return dead ? { ...summary, status: "interrupted" } : summary;
+  }
+}
+
+/** Names of the recipe's stages, for those that have not begun. None of a recipe that is broken by now: it is only shown. */
+function stagesOf(folder: string, recipe: string): string[] {
+  try {
+    return parseRecipe(`${folder}/recipe.yaml`, recipe).recipe.stages.map((stage) => stage.kind);
+  } catch {
+    return [];
   }
 }
 

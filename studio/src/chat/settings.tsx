@@ -18,7 +18,13 @@ export function Settings({ sampling, mostTokens, onChange, onClose }: Props): JS
   const { t, number } = useWords();
   const put = (part: Partial<Sampling>) => onChange({ ...sampling, ...part });
   return (
-    <aside class="settings" aria-label={t("settings")}>
+    <aside
+      class="settings"
+      aria-label={t("settings")}
+      onKeyDown={(event) => {
+        if (event.key === "Escape") onClose();
+      }}
+    >
       <header>
         <h2>{t("settings")}</h2>
         <IconButton icon="close" label={t("close")} onClick={onClose} />

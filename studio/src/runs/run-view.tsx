@@ -23,6 +23,7 @@ export function RunView({ run, newest: isNewest }: { run: RunSummary; newest: bo
   const { models } = useLive();
   const live = useRun(run.name);
   const [tab, setTab] = useState("curves");
+  const detail = useDetail(run);
   const [picked, pick] = useState<string>();
   const { state } = live;
   const running = run.status === "running";
@@ -53,14 +54,21 @@ export function RunView({ run, newest: isNewest }: { run: RunSummary; newest: bo
         )}
       </header>
       {state.message && state.status !== "running" && <p class={`note ${state.status}`}>{state.message}</p>}
-      <Stages state={state} selected={stage?.name} onSelect={pick} now={now} running={running} />
+      <Stages
+        state={state}
+        planned={detail?.stages ?? []}
+        selected={stage?.name}
+        onSelect={pick}
+        now={now}
+        running={running}
+      />
       {running && active?.progress && <Progress progress={active.progress} />}
       <Tabs tabs={tabs} selected={tab} onSelect={setTab} label={run.name} />
       <TabPanel id={tab}>
         {tab === "curves" && (stage ? <Curves stage={stage} /> : <p class="muted">{t("noCurves")}</p>)}
         {tab === "samples" && <Samples samples={stage?.samples ?? []} />}
         {tab === "report" && <Report run={run} />}
-        {tab === "recipe" && <Recipe run={run} />}
+        {tab === "recipe" && <Recipe detail={detail} />}
         {tab === "log" && <Log lines={live.log} />}
       </TabPanel>
     </article>
@@ -123,14 +131,26 @@ function Report({ run }: { run: RunSummary }): JSX.Element {
   return text === undefined ? <p class="muted">{t("noReport")}</p> : <Markdown text={text} />;
 }
 
-function Recipe({ run }: { run: RunSummary }): JSX.Element {
+function Recipe({ detail }: { detail: RunDetail | undefined }): JSX.Element {
   const { t } = useWords();
-  const [detail, setDetail] = useState<RunDetail>();
-  useEffect(() => {
-    void getJson<RunDetail>(`/api/runs/${encodeURIComponent(run.name)}`).then(setDetail, () => {});
-  }, [run]);
   if (detail === undefined) return <p class="muted">{t("loading")}</p>;
   return detail.recipe === undefined ? <p class="muted">{t("noRecipe")}</p> : <pre class="recipe">{detail.recipe}</pre>;
+}
+
+/** The run's files, looked at again after each change of its state (the first run of a recipe writes its steps into it). */
+function useDetail(run: RunSummary): RunDetail | undefined {
+  const [detail, setDetail] = useState<RunDetail>();
+  useEffect(() => {
+    let gone = false;
+    getJson<RunDetail>(`/api/runs/${encodeURIComponent(run.name)}`).then(
+      (loaded) => gone || setDetail(loaded),
+      () => {}, // the connection is away; its banner says so
+    );
+    return () => {
+      gone = true;
+    };
+  }, [run]);
+  return detail;
 }
 
 function Log({ lines }: { lines: readonly LogLine[] }): JSX.Element {

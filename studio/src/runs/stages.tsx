@@ -11,6 +11,8 @@ const texts: Record<StageState["status"], Text> = {
 
 interface Props {
   state: RunState;
+  /** The recipe's stages; a run may have more (a tokenizer, a judge). */
+  planned: readonly string[];
   selected: string | undefined;
   onSelect: (name: string) => void;
   now: number;
@@ -19,8 +21,12 @@ interface Props {
 }
 
 /** The stages in their order, each a button that shows its curves and samples. */
-export function Stages({ state, selected, onSelect, now, running }: Props): JSX.Element {
-  const { t } = useWords();
+export function Stages({ state, planned, selected, onSelect, now, running }: Props): JSX.Element {
+  const { t, stage: stageName } = useWords();
+  // Before the first event only the recipe knows how many there will be.
+  const missing = Math.max(0, (state.count || planned.length) - state.stages.length);
+  const names = planned.filter((name) => !state.stages.some((stage) => stage.name === name)).slice(-missing);
+  const waiting = Array.from({ length: missing }, (_, i) => names[i - missing + names.length] ?? `…${i}`);
   return (
     <ol class="stages" aria-label={t("stages")}>
       {state.stages.map((stage) => (
@@ -33,13 +39,12 @@ export function Stages({ state, selected, onSelect, now, running }: Props): JSX.
           onSelect={onSelect}
         />
       ))}
-      {Array.from({ length: Math.max(0, state.count - state.stages.length) }, (_, i) => (
-        // biome-ignore lint/suspicious/noArrayIndexKey: stages whose names are not known yet
-        <li key={i} class="stage waiting">
+      {waiting.map((name) => (
+        <li key={name} class="stage waiting">
           <span class="stage-face">
             <span class="dot" aria-hidden="true" />
             <span class="stage-text">
-              <b>…</b>
+              <b>{name.startsWith("…") ? "…" : stageName(name)}</b>
               <small>{t("stageWaiting")}</small>
             </span>
           </span>
