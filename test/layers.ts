@@ -25,12 +25,14 @@ export const rooms: Readonly<Record<string, Room>> = {
   train: { on: ["evaluate", "recipe"] },
   tune: { on: ["train"] },
   align: { on: ["tune"] },
+  // The stages of a recipe, one after the other: what `howdah start` and `howdah train` run.
+  pipeline: { on: ["align"] },
   inspect: { on: ["align"] },
   guard: { on: ["align"] },
   apply: { on: ["generate", "data"] },
   scale: { on: ["train"] },
   serve: { on: ["align", "apply"], npm: ["@electric-sql/pglite", "@hono/node-server", "hono", "pg", "zod"] },
-  cli: { on: ["serve", "inspect", "guard", "scale"], npm: ["commander", "zod"] },
+  cli: { on: ["pipeline", "serve", "inspect", "guard", "scale"], npm: ["commander", "zod"] },
 };
 
 /** The rooms that `room` may import, itself included. */
