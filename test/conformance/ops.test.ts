@@ -271,7 +271,8 @@ for (const op of allOps()) {
           const wanted = await run(reference, op, c, inputs);
           expect(difference(await runJitted(compiledNative!, op, c, inputs), wanted, tolerance)).toBeUndefined();
         });
-        const differentiable = c.differentiable !== false && op.gradient && inputs.some((x) => isFloat(x.dtype));
+        const differentiable =
+          c.differentiable !== false && (op.gradient || op.decompose) && inputs.some((x) => isFloat(x.dtype));
         if (differentiable && inputs.some((x) => x.values.length > 0)) gradientTests(op, c, index);
         if (inputs.length > 0) vmapTests(op, c, index);
         const onFloats = inputs.some((x) => x.dtype === "f32") && op.name !== "bitcast_convert";

@@ -19,7 +19,7 @@ function free(shape: Shape, batch: readonly number[], contract: readonly number[
   return shape.map((_, i) => i).filter((i) => !batch.includes(i) && !contract.includes(i));
 }
 
-/** Result axes: batch, free axes of the left, free axes of the right. */
+/** Sums of products over the contracted axes; the result has the batch axes, the free ones of the left, the free ones of the right. */
 export const dotGeneralOp: Op = defineOp({
   name: "dot_general",
   infer([a, b], attributes) {

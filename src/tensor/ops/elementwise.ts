@@ -189,6 +189,7 @@ const notOp = unary("not", "bits", undefined, [
   { inputs: [{ shape: [2], values: [0, 5], dtype: "i32" }], outputs: [[-1, -6]] },
 ]);
 
+/** Neither infinite nor NaN. */
 const isFiniteOp: Op = defineOp({
   name: "is_finite",
   elementwise: true,
@@ -323,6 +324,7 @@ function halves(g: Tensor, a: Tensor, b: Tensor, direction: Direction): Tensor[]
 
 export type Direction = "EQ" | "NE" | "LT" | "LE" | "GT" | "GE";
 
+/** Whether a relation holds, element by element; none but NE holds for NaN. */
 const compareOp: Op = defineOp({
   name: "compare",
   elementwise: true,
@@ -342,6 +344,7 @@ const compareOp: Op = defineOp({
   })),
 });
 
+/** The first where the condition holds, the second elsewhere. */
 const selectOp: Op = defineOp({
   name: "select",
   elementwise: true,
@@ -371,6 +374,7 @@ const selectOp: Op = defineOp({
   ],
 });
 
+/** min(max(x, low), high). */
 const clampOp: Op = defineOp({
   name: "clamp",
   elementwise: true,
@@ -396,6 +400,7 @@ const clampOp: Op = defineOp({
   ],
 });
 
+/** Another dtype; floats to integers truncate toward zero and saturate, NaN is 0. */
 const convertOp: Op = defineOp({
   name: "convert",
   elementwise: true,
@@ -423,9 +428,22 @@ const convertOp: Op = defineOp({
       differentiable: false,
     },
     { inputs: [{ shape: [2], values: [300, -7], dtype: "i32" }], attributes: { dtype: "f32" }, outputs: [[300, -7]] },
+    { inputs: [{ shape: [2, 5] }], attributes: { dtype: "f32" } },
+    {
+      inputs: [{ shape: [3], values: [300, -1, 127], dtype: "i32" }],
+      attributes: { dtype: "u8" },
+      outputs: [[44, 255, 127]],
+    },
+    {
+      inputs: [{ shape: [4], values: [300, -1, 99.9, Number.NaN] }],
+      attributes: { dtype: "i8" },
+      outputs: [[127, -1, 99, 0]],
+      differentiable: false,
+    },
   ],
 });
 
+/** The same bits under another dtype of the same width. */
 const bitcastConvertOp: Op = defineOp({
   name: "bitcast_convert",
   infer([x], { dtype }) {

@@ -134,12 +134,14 @@ function rowwise(name: string, inputs: readonly Aval[]): Aval[] {
   return [like(inputs[0]!)];
 }
 
+/** Gradient of softmax from its result: y (dy - sum(y dy)). */
 const softmaxGradOp = defineOp({
   name: "softmax_grad",
   infer: (inputs) => rowwise("softmax_grad", inputs),
   decompose: ([y, dy]) => [y!.mul(dy!.sub(dy!.mul(y!).sum(-1, { keep: true })))],
   cases: twoRowCases,
 });
+/** exp(x) over its sum along the last axis. */
 const softmaxOp = defineOp({
   name: "softmax",
   inPlace: [[0, 0]],
@@ -152,12 +154,14 @@ const softmaxOp = defineOp({
   flops: ([x]) => 5 * size(x!.shape),
   cases: [{ inputs: [{ shape: [1, 2], values: [1000, 1000] }], outputs: [[0.5, 0.5]] }, ...rowCases],
 });
+/** Gradient of log-softmax from its result: dy - exp(y) sum(dy). */
 const logSoftmaxGradOp = defineOp({
   name: "log_softmax_grad",
   infer: (inputs) => rowwise("log_softmax_grad", inputs),
   decompose: ([y, dy]) => [dy!.sub(y!.exp().mul(dy!.sum(-1, { keep: true })))],
   cases: twoRowCases,
 });
+/** x minus the log of the sum of exp(x) along the last axis. */
 const logSoftmaxOp = defineOp({
   name: "log_softmax",
   inPlace: [[0, 0]],
@@ -192,6 +196,7 @@ const layerNormDecomposition = ([x, scale, bias]: readonly Tensor[], { epsilon }
   const lead = x!.shape.slice(0, -1);
   return [centred.mul(rstd).mul(scale!).add(bias!), reshape(mean, lead), reshape(rstd, lead)];
 };
+/** Gradients of layer norm with respect to x, scale and bias. */
 const layerNormGradOp = defineOp({
   name: "layer_norm_grad",
   infer: ([, x, scale]) => [like(x!), like(scale!), like(scale!)],
@@ -218,6 +223,7 @@ const layerNormGradOp = defineOp({
     },
   ],
 });
+/** Rows of mean 0 and variance 1, scaled and shifted; also the mean and 1 / deviation of each row. Ba et al. 2016. */
 const layerNormOp = defineOp({
   name: "layer_norm",
   infer([x, scale, bias]) {
@@ -245,6 +251,7 @@ const layerNormOp = defineOp({
   ],
 });
 
+/** Gradients of RMS norm with respect to x and scale. */
 const rmsNormGradOp = defineOp({
   name: "rms_norm_grad",
   infer: ([, x, scale]) => [like(x!), like(scale!)],
@@ -257,6 +264,7 @@ const rmsNormGradOp = defineOp({
   },
   cases: [{ inputs: [{ shape: [3, 8] }, { shape: [3, 8] }, { shape: [8] }, { shape: [3], low: 0.9, high: 1.1 }] }],
 });
+/** Rows over their root mean square, scaled; also 1 / root of each row. Zhang & Sennrich 2019. */
 const rmsNormOp = defineOp({
   name: "rms_norm",
   infer([x, scale]) {
@@ -292,6 +300,7 @@ export function rmsNorm(x: Tensor, scale: Tensor, epsilon = 1e-6): Tensor {
 
 // Rotary positions ------------------------------------------------------------------------------------------------------
 
+/** Pairs of the last axis rotated by given angles. Su et al. 2021. */
 const rotaryOp: Op = defineOp({
   name: "rotary",
   inPlace: [[0, 0]],
@@ -306,8 +315,15 @@ const rotaryOp: Op = defineOp({
     needShape("rotary", "the sines", sine!, cosine!.shape);
     return [like(x!)];
   },
-  gradient({ inputs: [, cosine, sine], cotangents: [g], attributes }) {
-    // A rotation is undone by its transpose; the angles are not learned.
+  gradient(c) {
+    const {
+      inputs: [, cosine, sine],
+      cotangents: [g],
+      attributes,
+      wanted,
+    } = c;
+    if (wanted[1] || wanted[2]) return gradientByDecomposition(c);
+    // The gradient of a rotation is the rotation back.
     const dx = apply1(rotaryOp, [g!, cosine!, sine!], { ...attributes, inverse: !attributes.inverse });
     return [dx, undefined, undefined];
   },
@@ -341,7 +357,7 @@ const rotaryOp: Op = defineOp({
       inputs: [{ shape: [2, 3, 1, 10] }, { shape: [1, 3, 3] }, { shape: [1, 3, 3] }],
       attributes: { interleaved: false, inverse: true },
     },
-  ].map((c) => ({ ...c, differentiable: false })),
+  ],
 });
 
 /**
@@ -355,6 +371,7 @@ export function rotary(x: Tensor, cosine: Tensor, sine: Tensor, options: { inter
 
 // Embedding -------------------------------------------------------------------------------------------------------------
 
+/** Sums of rows by index: the gradient of an embedding. */
 const embeddingGradOp = defineOp({
   name: "embedding_grad",
   infer: ([dy], { classes }) => [{ dtype: dy!.dtype, shape: [classes as number, dy!.shape[dy!.shape.length - 1]!] }],
@@ -373,6 +390,7 @@ const embeddingGradOp = defineOp({
     },
   ],
 });
+/** Rows of a table by index. */
 const embeddingOp = defineOp({
   name: "embedding",
   infer([table, ids]) {
@@ -412,6 +430,7 @@ function crossEntropyDecomposition(logits: Tensor, targets: Tensor): Tensor[] {
   const chosen = takeAlongLast(logits, where(counted, targets, 0));
   return [where(counted, lse.sub(chosen), 0), lse];
 }
+/** Gradient of cross-entropy with respect to the logits. */
 const crossEntropyGradOp = defineOp({
   name: "cross_entropy_grad",
   inPlace: [[0, 0]],
@@ -434,6 +453,7 @@ const crossEntropyGradOp = defineOp({
     },
   ],
 });
+/** -log softmax(logits) at the target, and the log of the sum of exponentials, per row. */
 const crossEntropyOp = defineOp({
   name: "cross_entropy",
   infer([logits, targets]) {
@@ -464,6 +484,7 @@ const crossEntropyOp = defineOp({
 });
 
 const headLogits = (h: Tensor, w: Tensor): Tensor => h.matmul(w.transpose());
+/** Gradients of the head's cross-entropy with respect to hidden states and weights. */
 const linearCrossEntropyGradOp = defineOp({
   name: "linear_cross_entropy_grad",
   infer: ([h, w]) => [like(h!), like(w!)],
@@ -485,6 +506,7 @@ const linearCrossEntropyGradOp = defineOp({
     },
   ],
 });
+/** Cross-entropy of hidden . weight^T per row, without holding the logits. */
 const linearCrossEntropyOp = defineOp({
   name: "linear_cross_entropy",
   infer([h, w, targets]) {
@@ -656,6 +678,7 @@ function attentionDecomposition(inputs: readonly Tensor[], attributes: Attribute
   return [out, lse.reshape(b, h, tq)];
 }
 
+/** Gradients of attention with respect to queries, keys and values. */
 const attentionGradOp = defineOp({
   name: "attention_grad",
   infer: (inputs, a) => inputs.slice(1, 1 + operandCount(a)).map(like),
@@ -685,6 +708,7 @@ const qkv = (b: number, tq: number, tk: number, h: number, g: number, d: number)
   { shape: [b, tk, g, d] },
 ];
 
+/** Scaled dot-product attention with masks by interval, ALiBi and dropout; also the log-sum of each row of scores. */
 const attentionOp = defineOp({
   name: "attention",
   infer(inputs, attributes) {

@@ -71,6 +71,7 @@ const adamwOp = defineOp({
   ],
 });
 
+/** The root of the sum of the squares of all elements of all tensors. */
 const globalNormOp = defineOp({
   name: "global_norm",
   infer: (inputs) => {

@@ -10,6 +10,7 @@ import { reduce } from "./reduction.ts";
 
 const list = (a: unknown): readonly number[] => a as readonly number[];
 
+/** The same elements in row-major order under another shape. */
 const reshapeOp: Op = defineOp({
   name: "reshape",
   infer: ([x], { shape }) => [{ dtype: x!.dtype, shape: inferReshape(x!.shape, list(shape)) }],
@@ -24,6 +25,7 @@ const reshapeOp: Op = defineOp({
   ],
 });
 
+/** Axes in another order: output axis i is input axis `permutation[i]`. */
 const transposeOp: Op = defineOp({
   name: "transpose",
   infer([x], { permutation }) {
@@ -88,6 +90,7 @@ const broadcastOp: Op = defineOp({
   ],
 });
 
+/** Elements from `start` up to `limit` in steps of `stride`, along each axis. */
 const sliceOp: Op = defineOp({
   name: "slice",
   infer([x], { start, limit, stride }) {
@@ -175,6 +178,7 @@ const dynamicSliceOp: Op = defineOp({
   ],
 });
 
+/** x with a block replaced at a position known only when the program runs; starts are clamped so that it fits. */
 const dynamicUpdateSliceOp: Op = defineOp({
   name: "dynamic_update_slice",
   inPlace: [[0, 0]],
@@ -306,6 +310,7 @@ const padOp: Op = defineOp({
   ],
 });
 
+/** Tensors one after another along an axis; the other axes agree. */
 const concatenateOp: Op = defineOp({
   name: "concatenate",
   infer(inputs, { axis }) {
@@ -350,6 +355,7 @@ const concatenateOp: Op = defineOp({
   ],
 });
 
+/** The order of the elements turned round along some axes. */
 const reverseOp: Op = defineOp({
   name: "reverse",
   infer: ([x]) => [{ dtype: x!.dtype, shape: x!.shape }],
