@@ -58,6 +58,7 @@ export interface ModelHost {
 
 /** The models there are now. They may appear while the server runs: a training job adds one with each stage. */
 export interface ModelRegistry {
+  /** In the order in which they came: the Studio talks to the last unless another is chosen. */
   list(): readonly ModelHost[];
   get(id: string): ModelHost | undefined;
   /** Calls `listener` after each change; the result stops that. */

@@ -246,6 +246,13 @@ const metricNames: Record<string, readonly [english: string, chinese: string]> =
   "objective/rlhf_reward": ["Reward less KL", "扣除 KL 后的奖励"],
   "policy/approxkl_avg": ["KL of the update", "更新的 KL"],
   "policy/clipfrac_avg": ["Clipped share", "截断比例"],
+  "val/ratio": ["Probability ratio", "概率比"],
+  "val/ratio_var": ["Variance of the ratio", "概率比方差"],
+  "val/clipfrac_avg": ["Clipped share of values", "价值截断比例"],
+  "objective/non_score_reward": ["KL penalty", "KL 惩罚"],
+  win_rate: ["Win rate", "胜率"],
+  parameters: ["Parameters", "参数量"],
+  vocabulary: ["Vocabulary", "词表大小"],
   "loss/policy_avg": ["Policy loss", "策略损失"],
   "loss/value_avg": ["Value loss", "价值损失"],
 };
@@ -293,7 +300,11 @@ export function words(language: Language): Words {
   return {
     language,
     t,
-    metric: (name) => metricNames[name]?.[column] ?? name,
+    metric(name) {
+      const heldOut = /^held_?out_(.+)$/.exec(name)?.[1];
+      const known = (plain: string) => metricNames[plain]?.[column] ?? plain;
+      return heldOut === undefined ? known(name) : `${known(heldOut)} (${texts.heldOut})`;
+    },
     unit: (name) => unitNames[name]?.[column] ?? name,
     stage: (name) => stageNames[name]?.[column] ?? name,
     number(value) {

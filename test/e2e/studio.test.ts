@@ -69,10 +69,11 @@ describe.skipIf(chromiumPath === undefined)("the Studio in Chromium", { timeout:
     await page.getByRole("heading", { name: "shakespeare" }).waitFor();
     const stages = page.getByRole("list", { name: "Stages" }).getByRole("listitem");
     await expect.poll(() => stages.allInnerTexts()).toHaveLength(6);
+    await page.getByText("Report", { exact: true }).first().waitFor();
     const texts = await stages.allInnerTexts();
     expect(texts[1]).toMatch(/Pre-training\s+finished · 2m 57s/);
     expect(texts[4]).toMatch(/PPO\s+running · \d/);
-    expect(texts[5]).toMatch(/waiting/);
+    expect(texts[5]).toMatch(/Report\s+waiting/); // known from the recipe
     expect(await page.locator(".progress").innerText()).toMatch(/40%\s+24 \/ 60 steps\s+0.71 steps\/s\s+51s left/);
     await page
       .getByRole("img", { name: /^Reward: / })

@@ -1,8 +1,7 @@
 import { existsSync } from "node:fs";
 import { type Browser, chromium } from "playwright-core";
 
-const places = [
-  process.env.HOWDAH_CHROMIUM,
+const usual = [
   "/usr/bin/chromium",
   "/usr/bin/chromium-browser",
   "/usr/bin/google-chrome",
@@ -11,8 +10,10 @@ const places = [
   "C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe",
 ];
 
-/** A Chromium of this machine, or undefined. HOWDAH_CHROMIUM names another one. */
-export const chromiumPath = places.find((path) => path !== undefined && existsSync(path));
+const named = process.env.HOWDAH_CHROMIUM;
+
+/** A Chromium of this machine, or undefined. HOWDAH_CHROMIUM names the one to use instead. */
+export const chromiumPath = (named ? [named] : usual).find((path) => existsSync(path));
 
 if (chromiumPath === undefined) {
   console.warn(

@@ -149,7 +149,7 @@ npm start -- --text FOLDER
 `;
 
 export const sampleRecipe =
-  "name: shakespeare\nseed: 1\nmodel:\n  family: gpt\n  layers: 6\n  width: 256\nstages:\n  - pretrain:\n      minutes: 3\n  - report\n";
+  "name: shakespeare\nseed: 1\ndata:\n  text: data/tinyshakespeare.txt\nmodel:\n  family: gpt\n  layers: 6\n  width: 256\nstages:\n  - pretrain:\n      minutes: 3\n  - sft: {}\n  - reward: {}\n  - ppo:\n      steps: 60\n  - report\n";
 
 export const lines = (events: readonly Event[]): string => events.map((event) => `${stringify(event)}\n`).join("");
 
