@@ -66,7 +66,7 @@ export class SelfAttention extends Module {
     };
     if (!context.cache) return [this.join(packedAttention(packed, heads, groups, options)), undefined];
 
-    const positions = context.positions ?? broadcastTo(iota([1, time], 1), [batch, time]);
+    const positions = broadcastTo(context.positions ?? iota([1, time], 1), [batch, time]);
     const keep = (cached: Tensor, from: number) =>
       writeCache(cached, packed.slice(2, from, from + groups), positions as Tensor<"i32">, context.rows);
     const cache = { k: keep(context.cache.k, heads), v: keep(context.cache.v, heads + groups) };

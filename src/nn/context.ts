@@ -7,7 +7,7 @@ export interface Context {
   readonly training?: boolean | undefined;
   /** Random key of this pass, i32 (2). */
   readonly key?: Tensor<"i32"> | undefined;
-  /** Position of each token in its sequence, i32 (batch, time); default 0, 1, ... time - 1. */
+  /** Position of each token in its sequence, i32 (batch, time), or (1, time) for all rows; default 0, 1, ... time - 1. */
   readonly positions?: Tensor<"i32"> | undefined;
   /**
    * The first key that each query sees, i32 (batch, time): the start of its document in a packed row, or the end of its padding at the
