@@ -1,0 +1,1 @@
+export { distinct, type Rate, repetition, wilson, winRate } from "./text.ts";

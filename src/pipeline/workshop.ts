@@ -1,0 +1,116 @@
+import { join } from "node:path";
+import { byteLength } from "../data/index.ts";
+import { type Document, holdOut, readText } from "../data/text.ts";
+import { encodeDocuments, type TokenSource, tokensOf } from "../data/token-file.ts";
+import { activeBackend } from "../engine/runtime.ts";
+import type { LanguageModel } from "../models/model.ts";
+import type { Recipe } from "../recipe/index.ts";
+import type { NewEvent } from "../runs/events.ts";
+import type { Run } from "../runs/run.ts";
+import { InputError } from "../tensor/errors.ts";
+import type { Tokenizer } from "../tokenizers/index.ts";
+import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, loadTokenizer, trainByteLevelBpe } from "../tokenizers/index.ts";
+
+/** A model that a stage ended with (or has so far), for whoever wants to talk to it. */
+export interface ModelNews {
+  readonly stage: string;
+  readonly folder: string;
+}
+
+/** What every stage works with: the run, its recipe, the text, the tokenizer. */
+export interface Workshop {
+  readonly run: Run;
+  readonly recipe: Recipe;
+  readonly documents: { readonly train: readonly Document[]; readonly heldOut: readonly Document[] };
+  readonly tokenizer: Tokenizer;
+  readonly tokens: { readonly train: TokenSource; readonly heldOut: TokenSource; readonly heldOutBytes: number };
+  readonly emit: (event: NewEvent) => void;
+  readonly signal: AbortSignal | undefined;
+  readonly onModel: (news: ModelNews) => void;
+}
+
+/** The special tokens of a trained tokenizer and the rest must leave room for merges. */
+export async function openWorkshop(
+  run: Run,
+  recipe: Recipe,
+  options: { signal?: AbortSignal | undefined; onModel?: ((news: ModelNews) => void) | undefined } = {},
+): Promise<Workshop> {
+  const { train, heldOut } = holdOut(await readText(recipe.data.text, { minimumBytes: 4096 }), recipe.data.holdout);
+  const tokenizer = await tokenizerOf(run, recipe, train);
+  const trainTokens = tokensOf(encodeDocuments(tokenizer, train));
+  const heldOutTokens = tokensOf(encodeDocuments(tokenizer, heldOut));
+  const need = recipe.model.context + 1;
+  for (const [what, source] of [
+    ["training", trainTokens],
+    ["held-out", heldOutTokens],
+  ] as const)
+    if (source.length < need)
+      throw new InputError(
+        `${recipe.data.text}: the ${what} part has ${source.length} tokens, fewer than one window of ${need}. Add text, or set model.context lower.`,
+      );
+  return {
+    run,
+    recipe,
+    documents: { train, heldOut },
+    tokenizer,
+    tokens: { train: trainTokens, heldOut: heldOutTokens, heldOutBytes: byteLength(heldOut) },
+    emit: (event) => run.events.emit(event),
+    signal: options.signal,
+    onModel: options.onModel ?? (() => {}),
+  };
+}
+
+/** The run's own tokenizer: kept from an earlier sitting, taken from where the recipe says, or trained on the training part. */
+async function tokenizerOf(run: Run, recipe: Recipe, train: readonly Document[]): Promise<Tokenizer> {
+  const folder = join(run.path, "tokenizer");
+  if (run.resumed) {
+    const kept = await loadTokenizer(folder).catch(() => undefined);
+    if (kept) return kept;
+  }
+  const { vocabulary, min_frequency, from } = recipe.tokenizer;
+  const tokenizer = from
+    ? await loadTokenizer(from)
+    : trainByteLevelBpe(
+        train.map((d) => d.text),
+        {
+          vocabulary,
+          minFrequency: min_frequency,
+          specialTokens: [...CHAT_SPECIAL_TOKENS],
+          config: CHAT_TOKENIZER_CONFIG,
+        },
+      );
+  await tokenizer.save(folder);
+  return tokenizer;
+}
+
+/** Name of the model a stage continues from: the last stage before it that ends with a language model. */
+export function folderOfStage(workshop: Workshop, kinds: readonly string[], before: number): string {
+  for (let i = before - 1; i >= 0; i--) {
+    const stage = workshop.recipe.stages[i]!;
+    if (kinds.includes(stage.kind)) return workshop.run.modelFolder(stage.name);
+  }
+  throw new InputError(`This stage needs one of ${kinds.join(", ")} before it in the recipe's stages.`);
+}
+
+/** Bytes the process has used at most, by the operating system's account. */
+export function peakMemoryBytes(): number {
+  return process.resourceUsage().maxRSS * 1024;
+}
+
+export function backendName(): string {
+  return activeBackend()?.name ?? "none";
+}
+
+/** Saves a model as a Hugging Face folder with its tokenizer and says so. */
+export async function publish(
+  workshop: Workshop,
+  stage: string,
+  model: LanguageModel,
+  save: (model: LanguageModel, folder: string) => Promise<void>,
+): Promise<void> {
+  const folder = await workshop.run.saveModel(stage, async (path) => {
+    await save(model, path);
+    await workshop.tokenizer.save(path);
+  });
+  workshop.onModel({ stage, folder });
+}
