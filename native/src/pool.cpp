@@ -243,12 +243,30 @@ namespace {
 
 constexpr size_t huge_page = 2u << 20;
 
+#if defined(__SANITIZE_ADDRESS__)
+#define HOWDAH_EXACT_SCRATCH 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HOWDAH_EXACT_SCRATCH 1
+#endif
+#endif
+#ifdef HOWDAH_EXACT_SCRATCH
+constexpr bool exact = true; // a block of just the size asked for, so that AddressSanitizer sees its end
+#else
+constexpr bool exact = false;
+#endif
+
 struct Block {
   void* data = nullptr;
   size_t bytes = 0;
 
   void grow(size_t wanted) {
     release();
+    if (exact) {
+      data = ::operator new(wanted, std::align_val_t(64));
+      bytes = wanted;
+      return;
+    }
     // Doubling would waste much of what is large; a quarter more keeps the number of moves small.
     wanted += wanted / 4;
     const size_t alignment = wanted >= huge_page ? huge_page : 64;
@@ -277,7 +295,7 @@ thread_local Block blocks[scratch_slots];
 
 float* scratch(int slot, size_t bytes) {
   Block& block = blocks[slot];
-  if (block.bytes < bytes) block.grow(bytes);
+  if (exact ? block.bytes != bytes : block.bytes < bytes) block.grow(bytes);
   return static_cast<float*>(block.data);
 }
 

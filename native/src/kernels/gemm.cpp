@@ -122,7 +122,7 @@ void multiply_panel(const GemmArgs& g, const PackedA<BF>& a, int64_t i0, int row
   const auto& kernels = a.layout == ALayout::rows ? tile_functions<BF, ALayout::rows> : tile_functions<BF, ALayout::panel>;
   // Plain sums go straight to C or the partial sums, all else through a buffer in L1.
   const bool to_c = g.tc == Type::f32 && partial.data == (float*)g.c;
-  const bool plain = g.alpha == 1 && (!turn.last || (to_c && !g.epilogue.any())) &&
+  const bool plain = g.alpha == 1 && columns == width && (!turn.last || (to_c && !g.epilogue.any())) &&
                      !(turn.first && g.beta != 0 && !to_c);
   const bool add = !turn.first || g.beta != 0;
   alignas(64) float buffer[tile_rows * width];
@@ -132,9 +132,9 @@ void multiply_panel(const GemmArgs& g, const PackedA<BF>& a, int64_t i0, int row
     const auto kernel = kernels[(size_t)count - 1];
     float* p = partial.at(i0 + r, j);
     if (plain) {
-      kernel(kd, ap, b, ldb, p, partial.ld, columns, add);
+      kernel(kd, ap, b, ldb, p, partial.ld, add);
     } else {
-      kernel(kd, ap, b, ldb, buffer, width, width, false);
+      kernel(kd, ap, b, ldb, buffer, width, false);
       for (int x = 0; x < count; x++)
         finish_row(g, i0 + r + x, j, columns, buffer + x * width, p + x * partial.ld, turn);
     }

@@ -41,6 +41,9 @@ constexpr int row_stride = ((tile_of<BF>.block + W + 31) / 32 * 32) + 16;
 /** How A lies: rows of words `row_stride` apart, or a panel [kd][rows of a full tile]. */
 enum class ALayout { rows, panel };
 
+// The dozens of fully unrolled tiles would take minutes to compile with a check at every address; AddressSanitizer's stay.
+#define HOWDAH_TILE __attribute__((noinline, no_sanitize("undefined")))
+
 HOWDAH_INLINE vf multiply_add(vf a, vf b, vf sum, std::false_type) { return fma(a, b, sum); }
 #if HOWDAH_BF16_DOT
 /** sum + a0 b0 + a1 b1 per lane, where a word is the pair (x0, x1) of bf16. */
@@ -50,12 +53,11 @@ HOWDAH_INLINE vf multiply_add(vf a, vf b, vf sum, std::true_type) {
 #endif
 
 /**
- * C (M rows, V vectors of columns of which the first `columns` exist) = A B, or += with `add`. B's words lie in rows
- * `ldb` apart. M is the number of rows, at most that of a full tile.
+ * C (M rows, V vectors of columns) = A B, or += with `add`. B's words lie in rows `ldb` apart. M is the number of rows, at
+ * most that of a full tile; columns come in full tiles only (a narrower rest goes through a buffer of the caller).
  */
 template <bool BF, ALayout layout, int M, int V>
-static __attribute__((noinline)) void multiply_tile(int kd, const float* a, const float* b, int64_t ldb, float* c,
-                                                    int64_t ldc, int columns, bool add) {
+HOWDAH_TILE static void multiply_tile(int kd, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
   constexpr int full = tile_of<BF>.rows;
   constexpr int64_t a_row = layout == ALayout::rows ? row_stride<BF> : 1;
   constexpr int64_t a_word = layout == ALayout::rows ? 1 : full;
@@ -74,28 +76,15 @@ static __attribute__((noinline)) void multiply_tile(int kd, const float* a, cons
     a += a_word;
     b += ldb;
   }
-  if (columns >= V * W) {
-    if (add) {
-      HOWDAH_UNROLL for (int i = 0; i < M; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) {
-        float* p = c + i * ldc + j * W;
-        store(p, load(p) + sum[i][j]);
-      }
-    } else {
-      HOWDAH_UNROLL for (int i = 0; i < M; i++)
-          HOWDAH_UNROLL for (int j = 0; j < V; j++) store(c + i * ldc + j * W, sum[i][j]);
-    }
-    return;
+  if (add) {
+    HOWDAH_UNROLL for (int i = 0; i < M; i++)
+        HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = sum[i][j] + load(c + i * ldc + j * W);
   }
-  HOWDAH_UNROLL for (int i = 0; i < M; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) {
-    float* p = c + i * ldc + j * W;
-    const int n = columns - j * W;
-    if (n <= 0) continue;
-    store_n(p, add ? load_n(p, n) + sum[i][j] : sum[i][j], n);
-  }
+  HOWDAH_UNROLL for (int i = 0; i < M; i++)
+      HOWDAH_UNROLL for (int j = 0; j < V; j++) store(c + i * ldc + j * W, sum[i][j]);
 }
 
-using TileFunction = void (*)(int kd, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, int columns,
-                              bool add);
+using TileFunction = void (*)(int kd, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, bool add);
 
 /** The kernels for 1 .. rows rows, at index rows - 1. */
 template <bool BF, ALayout layout>
