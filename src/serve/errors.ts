@@ -55,6 +55,9 @@ export function toApiError(error: unknown): ApiError {
   if (error instanceof HowdahError && (error.code === "input" || error.code === "token")) {
     return new ApiError(400, "invalid_value", error.message, { cause: error });
   }
+  if (error instanceof HowdahError && (error.code === "database" || error.code === "locked")) {
+    return new ApiError(503, error.code, error.message, { cause: error });
+  }
   return new ApiError(
     500,
     "internal_error",

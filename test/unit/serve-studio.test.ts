@@ -294,6 +294,14 @@ describe("votes", () => {
     expect(await list()).toEqual(before.slice(1));
   });
 
+  test("a database that another server holds is a 503 that says so, and the next vote tries again", async () => {
+    const other = await start();
+    const response = await fetch(`${other.url}/api/votes`);
+    expect(response.status).toBe(503);
+    expect(await response.text()).toContain("in use by process");
+    await other.close();
+  });
+
   test("a malformed vote is refused with the field at fault and not stored", async () => {
     const before = await list();
     const thumb = { kind: "thumb", prompt, model: "m", reply: "r", value: 1 };
@@ -325,7 +333,7 @@ describe("votes", () => {
   });
 
   test("a DATABASE_URL that cannot work says what to do", async () => {
-    await expect(openDatabase("mysql://x", folder)).rejects.toMatchObject({ code: "input" });
+    await expect(openDatabase("mysql://x", folder)).rejects.toMatchObject({ code: "database" });
     await expect(openDatabase("postgres://u:secret@127.0.0.1:1/x", folder)).rejects.toSatisfy(
       (error) =>
         error instanceof Error &&

@@ -1,7 +1,7 @@
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { acquireLock } from "../../runs/lock.ts";
-import { HowdahError, InputError } from "../../tensor/errors.ts";
+import { HowdahError } from "../../tensor/errors.ts";
 import { migrations, versionTable } from "./schema.ts";
 
 export type Row = Record<string, unknown>;
@@ -18,7 +18,7 @@ export interface Database {
 /**
  * Opens the database and brings its tables to this version.
  * @param url postgres://...; without it an embedded PGlite lives in `folder`
- * @throws InputError, HowdahError "database", LockError, each saying what to do
+ * @throws HowdahError "database" or LockError, each saying what to do
  */
 export async function openDatabase(url: string | undefined, folder: string): Promise<Database> {
   const database = url === undefined ? await openEmbedded(folder) : await openServer(url);
@@ -31,9 +31,12 @@ export async function openDatabase(url: string | undefined, folder: string): Pro
   }
 }
 
+/** Two servers that start at once on one PostgreSQL take turns: held until the transaction ends, the number is ours. */
+const takeTurns = "SELECT pg_advisory_xact_lock(7103114)";
+
 /** @throws HowdahError "database" when the tables are of a later howdah */
 async function migrate(database: Database): Promise<void> {
-  await database.script(versionTable);
+  await database.script(`${takeTurns}; ${versionTable};`);
   const [row] = await database.query("SELECT max(version) AS version FROM howdah_schema");
   const have = Number(row?.version ?? 0);
   if (have > migrations.length) {
@@ -43,9 +46,9 @@ async function migrate(database: Database): Promise<void> {
     );
   }
   for (let version = have + 1; version <= migrations.length; version++) {
-    // The lock makes two servers that start at once on one PostgreSQL take turns; the second finds the work done.
+    // The second of two servers finds the work done.
     await database.script(`
-      SELECT pg_advisory_xact_lock(7103114);
+      ${takeTurns};
       DO $howdah$ BEGIN
         IF coalesce((SELECT max(version) FROM howdah_schema), 0) = ${version - 1} THEN
           ${migrations[version - 1]}
@@ -98,14 +101,18 @@ interface PgPool {
 
 async function openServer(url: string): Promise<Database> {
   if (!/^postgres(ql)?:\/\//.test(url)) {
-    throw new InputError("DATABASE_URL must begin with postgres:// (or be unset, for the embedded database).");
+    throw new HowdahError(
+      "database",
+      "DATABASE_URL must begin with postgres:// (or be unset, for the embedded database).",
+    );
   }
   const name: string = "pg";
   let pg: PgModule;
   try {
     pg = (await import(name)) as PgModule;
   } catch (error) {
-    throw new InputError(
+    throw new HowdahError(
+      "database",
       "DATABASE_URL is set but the package `pg` is not installed: run `npm install pg`, or unset it.",
       {
         cause: error,
