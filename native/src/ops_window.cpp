@@ -46,65 +46,111 @@ std::vector<WindowAxis> window_axes(const Instruction& instruction, const Tensor
   return axes;
 }
 
-/** Calls body(offset, inside) for each element of the window at `position`; offset is meaningless where it is not inside. */
-template <class F>
-void walk_window(const std::vector<WindowAxis>& axes, const int64_t* position, F&& body) {
-  int64_t w[kMaxRank] = {};
-  const int rank = int(axes.size());
-  while (true) {
-    int64_t offset = 0;
-    bool inside = true;
-    for (int d = 0; d < rank && inside; ++d) {
-      const int64_t at = axes[size_t(d)].at(position[d], w[d]);
-      inside = at >= 0;
-      offset += at * axes[size_t(d)].operand_stride;
+/** The windows over some axes: offsets of their elements from a place's first one, for places whose window lies inside as a whole. */
+class Windows {
+ public:
+  Windows(std::vector<WindowAxis> axes) : axes_(std::move(axes)) {
+    deltas_ = {0};
+    for (const WindowAxis& axis : axes_) {
+      places_ *= axis.result;
+      plain_ &= axis.base == 1;
+      std::vector<int64_t> longer;
+      for (const int64_t delta : deltas_)
+        for (int64_t w = 0; w < axis.window; ++w) longer.push_back(delta + w * axis.dilation * axis.operand_stride);
+      deltas_ = std::move(longer);
     }
-    body(offset, inside);
-    int d = rank - 1;
-    for (; d >= 0; --d) {
-      if (++w[d] < axes[size_t(d)].window) break;
-      w[d] = 0;
+  }
+
+  int64_t places() const { return places_; }
+
+  /** Calls body(offset) for each element of the window at `place` that exists, in row-major order. */
+  template <class F>
+  void walk(int64_t place, F&& body) const {
+    int64_t position[kMaxRank] = {}, first = 0;
+    bool whole = plain_;
+    for (size_t d = axes_.size(); d-- > 0;) {
+      const WindowAxis& axis = axes_[d];
+      position[d] = place % axis.result;
+      place /= axis.result;
+      const int64_t start = position[d] * axis.stride - axis.low;
+      whole = whole && start >= 0 && start + (axis.window - 1) * axis.dilation < axis.operand;
+      first += start * axis.operand_stride;
     }
-    if (d < 0) return;
+    if (whole) {
+      for (const int64_t delta : deltas_) body(first + delta);
+      return;
+    }
+    int64_t w[kMaxRank] = {};
+    const int rank = int(axes_.size());
+    while (true) {
+      int64_t offset = 0;
+      bool inside = true;
+      for (int d = 0; d < rank && inside; ++d) {
+        const int64_t at = axes_[size_t(d)].at(position[d], w[d]);
+        inside = at >= 0;
+        offset += at * axes_[size_t(d)].operand_stride;
+      }
+      if (inside) body(offset);
+      int d = rank - 1;
+      for (; d >= 0; --d) {
+        if (++w[d] < axes_[size_t(d)].window) break;
+        w[d] = 0;
+      }
+      if (d < 0) return;
+    }
   }
-}
 
-void position_of(const std::vector<WindowAxis>& axes, int64_t flat, int64_t* position) {
-  for (int d = int(axes.size()) - 1; d >= 0; --d) {
-    position[d] = flat % axes[size_t(d)].result;
-    flat /= axes[size_t(d)].result;
-  }
-}
+ private:
+  std::vector<WindowAxis> axes_;
+  std::vector<int64_t> deltas_;
+  int64_t places_ = 1;
+  bool plain_ = true;
+};
 
-/** reduce_window(x) {kind, window, strides, low, high, window_dilation, base_dilation}: padding counts as the identity of `kind`. */
+/**
+ * reduce_window(x) {kind, window, strides, low, high, window_dilation, base_dilation}: padding counts as the identity of `kind`. A row of
+ * results along the last axis is folded element by element of the window.
+ */
 Kernel make_reduce_window(Instruction& instruction) {
   const TensorType x = instruction.input(0), y = instruction.output(0);
   if (x.dtype != y.dtype) instruction.wrong("the dtypes differ");
   const Combine kind = parse_combine(instruction, instruction.attribute("kind").string());
   if (kind == Combine::set) instruction.wrong("the kind must be a reduction");
-  const auto axes = window_axes(instruction, x, y);
-  int64_t window = 1;
-  for (const WindowAxis& axis : axes) window *= axis.window;
-  const int64_t group = std::max<int64_t>(1, 16384 / window);
+  auto axes = window_axes(instruction, x, y);
+  const WindowAxis inner = axes.empty() ? WindowAxis{1, 1, 1, 1, 0, 1, 1, 1} : axes.back();
+  if (!axes.empty()) axes.pop_back();
+  const Windows outer(axes);
+  if (y.size == 0) return [](const Call&) {};
+  const int64_t group = std::max<int64_t>(1, 16384 / inner.result);
   return [=](const Call& call) {
-    parallel_for((y.size + group - 1) / group, [&](int64_t task, int) {
+    parallel_for((outer.places() + group - 1) / group, [&](int64_t task, int) {
       with_element(x.dtype, [&](auto element) {
         using E = decltype(element);
         using V = typename E::Value;
         with_combine(kind, [&](auto k) {
-          const auto* in = call.input<typename E::Memory>(0);
-          int64_t position[kMaxRank] = {};
-          position_of(axes, task * group, position);
-          for (int64_t o = task * group; o < std::min(y.size, (task + 1) * group); ++o) {
-            V sum = V(identity_of(kind, x.dtype));
-            walk_window(axes, position, [&](int64_t offset, bool inside) {
-              if (inside) sum = combine<k.value>(sum, E::get(in[offset]));
+          V* row = reinterpret_cast<V*>(scratch(0, size_t(inner.result) * sizeof(V)));
+          for (int64_t p = task * group; p < std::min(outer.places(), (task + 1) * group); ++p) {
+            std::fill_n(row, inner.result, V(identity_of(kind, x.dtype)));
+            outer.walk(p, [&](int64_t offset) {
+              const auto* in = call.input<typename E::Memory>(0) + offset;
+              for (int64_t w = 0; w < inner.window; ++w) {
+                if (inner.base > 1) {
+                  for (int64_t o = 0; o < inner.result; ++o)
+                    if (const int64_t at = inner.at(o, w); at >= 0) row[o] = combine<k.value>(row[o], E::get(in[at]));
+                  continue;
+                }
+                // Results first .. last - 1 read inside the operand.
+                const int64_t base = w * inner.dilation - inner.low;
+                const int64_t first = base >= 0 ? 0 : (-base + inner.stride - 1) / inner.stride;
+                const int64_t last = base >= inner.operand ? 0 : std::min(inner.result, (inner.operand - 1 - base) / inner.stride + 1);
+                if (inner.stride == 1)
+                  for (int64_t o = first; o < last; ++o) row[o] = combine<k.value>(row[o], E::get(in[base + o]));
+                else
+                  for (int64_t o = first; o < last; ++o) row[o] = combine<k.value>(row[o], E::get(in[base + o * inner.stride]));
+              }
             });
-            call.output<typename E::Memory>(0)[o] = E::put(sum);
-            for (int d = int(axes.size()) - 1; d >= 0; --d) {
-              if (++position[d] < axes[size_t(d)].result) break;
-              position[d] = 0;
-            }
+            auto* out = call.output<typename E::Memory>(0) + p * inner.result;
+            for (int64_t o = 0; o < inner.result; ++o) out[o] = E::put(row[o]);
           }
         });
       });
@@ -135,7 +181,7 @@ Kernel make_select_and_scatter(Instruction& instruction) {
     outer *= axis.operand;
   }
   if (x.size == 0) return [](const Call&) {};
-  const std::vector<WindowAxis> inner(axes.begin() + int64_t(split), axes.end());
+  const Windows windows(std::vector<WindowAxis>(axes.begin() + int64_t(split), axes.end()));
   const int64_t x_size = x.size / outer, source_size = source.size / std::max<int64_t>(outer, 1);
   return [=](const Call& call) {
     parallel_for(outer, [&](int64_t task, int) {
@@ -148,13 +194,10 @@ Kernel make_select_and_scatter(Instruction& instruction) {
         // Sums are kept in full precision until the end.
         V* sums = reinterpret_cast<V*>(scratch(0, size_t(x_size) * sizeof(V)));
         std::fill_n(sums, x_size, has_initial ? E::get(*call.input<typename E::Memory>(2)) : V(0));
-        int64_t position[kMaxRank] = {};
         for (int64_t o = 0; o < source_size; ++o) {
-          position_of(inner, o, position);
           int64_t best = -1;
           V best_value{};
-          walk_window(inner, position, [&](int64_t offset, bool inside) {
-            if (!inside) return;
+          windows.walk(o, [&](int64_t offset) {
             const V value = E::get(in[offset]);
             if (best < 0 || (largest ? value > best_value : value < best_value)) best = offset, best_value = value;
           });

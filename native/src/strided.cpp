@@ -5,6 +5,10 @@
 
 #include "pool.hpp"
 
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
 namespace howdah {
 namespace {
 
@@ -38,25 +42,51 @@ void copy_row(const T* in, T* out, int64_t n, int64_t in_stride, int64_t out_str
   for (int64_t i = 0; i < n; ++i) out[i * out_stride] = in[i * in_stride];
 }
 
-/** out[c * out_column + i] = in[i * in_row + c] for c < columns, i < n: in tiles, so that both sides use whole cache lines. */
+/** A 16 x 16 block turned over: reads whole cache lines of rows, writes whole cache lines of columns. */
+template <class T>
+void turn_block(const T* in, T* out, int64_t in_row, int64_t out_column) {
+  // Turned over in a block of its own first: where strides are powers of two, all lines of a column fall into one set of the cache.
+  alignas(64) T block[16][16];
+#if defined(__SSE2__)
+  if constexpr (sizeof(T) == 4) {
+    for (int64_t y = 0; y < 16; y += 4)
+      for (int64_t x = 0; x < 16; x += 4) {
+        const auto row = [&](int64_t i) { return _mm_loadu_ps(reinterpret_cast<const float*>(in + (y + i) * in_row + x)); };
+        __m128 a = row(0), b = row(1), c = row(2), d = row(3);
+        _MM_TRANSPOSE4_PS(a, b, c, d);
+        const auto column = [&](int64_t i) { return reinterpret_cast<float*>(&block[x + i][y]); };
+        _mm_store_ps(column(0), a);
+        _mm_store_ps(column(1), b);
+        _mm_store_ps(column(2), c);
+        _mm_store_ps(column(3), d);
+      }
+    for (int64_t x = 0; x < 16; ++x) std::memcpy(out + x * out_column, block[x], sizeof block[x]);
+    return;
+  }
+#endif
+  for (int64_t y = 0; y < 16; ++y)
+    for (int64_t x = 0; x < 16; ++x) block[x][y] = in[y * in_row + x];
+  for (int64_t x = 0; x < 16; ++x) std::memcpy(out + x * out_column, block[x], sizeof block[x]);
+}
+
+/**
+ * out[c * out_column + i] = in[i * in_row + c] for c < columns, i < n. Blocks of 64 rows, then of 16 x 16, so that the lines and pages that
+ * a block touches on both sides stay in the first-level caches.
+ */
 template <class T>
 void copy_transposed(const T* in, T* out, int64_t columns, int64_t n, int64_t in_row, int64_t out_column) {
-  constexpr int64_t kTile = 16;
-  T tile[kTile][kTile];
-  for (int64_t c = 0; c < columns; c += kTile) {
-    const int64_t width = std::min(kTile, columns - c);
-    for (int64_t i = 0; i < n; i += kTile) {
-      const int64_t height = std::min(kTile, n - i);
-      if (width == kTile && height == kTile) {
-        for (int64_t y = 0; y < kTile; ++y) std::memcpy(tile[y], in + (i + y) * in_row + c, sizeof tile[y]);
-        for (int64_t x = 0; x < kTile; ++x) {
-          T* to = out + (c + x) * out_column + i;
-          for (int64_t y = 0; y < kTile; ++y) to[y] = tile[y][x];
+  for (int64_t i = 0; i < n; i += 64) {
+    const int64_t height = std::min<int64_t>(64, n - i);
+    for (int64_t c = 0; c < columns; c += 16) {
+      const int64_t width = std::min<int64_t>(16, columns - c);
+      for (int64_t y = i; y < i + height; y += 16) {
+        if (width == 16 && y + 16 <= i + height) {
+          turn_block(in + y * in_row + c, out + c * out_column + y, in_row, out_column);
+          continue;
         }
-        continue;
+        for (int64_t x = c; x < c + width; ++x)
+          for (int64_t z = y; z < std::min(y + 16, i + height); ++z) out[x * out_column + z] = in[z * in_row + x];
       }
-      for (int64_t x = 0; x < width; ++x)
-        for (int64_t y = 0; y < height; ++y) out[(c + x) * out_column + i + y] = in[(i + y) * in_row + c + x];
     }
   }
 }
