@@ -78,13 +78,14 @@ export const reference: Runtime = new NaiveRuntime(new ReferenceBackend());
 
 /**
  * The first difference between two lists of results that is more than the tolerance, in words. The tolerance is relative to the
- * element, and for small ones to the size of the whole result (at most 1), since sums cancel; to `atLeast` if that is more.
+ * element, and for small ones to the size of the whole result (at most 1), since sums cancel; to `atLeast` if that is more (`whole`: to the
+ * largest element, but at least 1).
  */
 export function difference(
   got: readonly Plain[],
   wanted: readonly Plain[],
   tolerance: number,
-  atLeast = 0,
+  atLeast: number | "whole" = 0,
 ): string | undefined {
   if (got.length !== wanted.length) return `${got.length} results instead of ${wanted.length}`;
   for (const [k, w] of wanted.entries()) {
@@ -92,7 +93,8 @@ export function difference(
     if (g.dtype !== w.dtype || g.shape.join() !== w.shape.join())
       return `result ${k} is ${g.dtype}(${g.shape}) instead of ${w.dtype}(${w.shape})`;
     const finite = w.values.filter(Number.isFinite).map(Math.abs);
-    const scale = Math.max(atLeast, Math.min(1, Math.max(0, ...finite)));
+    const largest = finite.reduce((a, b) => Math.max(a, b), 0);
+    const scale = atLeast === "whole" ? Math.max(1, largest) : Math.max(atLeast, Math.min(1, largest));
     for (const [i, y] of w.values.entries()) {
       const x = g.values[i]!;
       if (Object.is(x, y) || x === y) continue;
