@@ -311,6 +311,21 @@ describe.skipIf(chromiumPath === undefined)("the Studio in Chromium", { timeout:
     await guarded.close();
   });
 
+  test("a server that goes away is said so, and when it is back the page goes on by itself", async () => {
+    const options = { models: new ScriptedRegistry(), runsDir, studioDir: join(folder, "dist") };
+    const first = await createServer(options);
+    const page = await (await browser.newContext({ locale: "en-US" })).newPage();
+    await page.goto(`${first.url}/#/chat`);
+    await page.getByText("No model to talk to yet").waitFor();
+    await first.close();
+    await page.getByText("The server does not answer").waitFor();
+    const again = await createServer({ ...options, models, port: Number(new URL(first.url).port) });
+    await page.getByRole("heading", { name: "Say something" }).waitFor();
+    await page.getByText("The server does not answer").waitFor({ state: "hidden" });
+    await page.context().close();
+    await again.close();
+  });
+
   test("no page asked for anything elsewhere, broke the policy or threw", () => {
     expect(wrong).toEqual([]);
   });
