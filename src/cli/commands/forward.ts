@@ -2,12 +2,12 @@ import { resolve } from "node:path";
 import { z } from "zod";
 import { SafetensorsFile } from "../../checkpoint/safetensors.ts";
 import { writeSafetensors } from "../../checkpoint/write.ts";
-import { loadNativeBackend } from "../../engine/backends/native/backend.ts";
-import { type Backend, ReferenceBackend, useBackend } from "../../engine/index.ts";
+import { chooseBackend } from "../../engine/default.ts";
+import { useBackend } from "../../engine/index.ts";
 import { loadModel } from "../../models/folder.ts";
 import { forwardNamed } from "../../models/forward.ts";
 import { parameterCount } from "../../models/model.ts";
-import { BackendError, InputError } from "../../tensor/errors.ts";
+import { InputError } from "../../tensor/errors.ts";
 import { show } from "../../tensor/shape.ts";
 import { dispose } from "../../tensor/tree.ts";
 import { defineCommand } from "../command.ts";
@@ -26,15 +26,6 @@ const options = z.object({
     .default("auto")
     .describe("what computes; auto is native where its kernels are built"),
 });
-
-function chooseBackend(wanted: z.output<typeof options>["backend"], warn: (line: string) => void): Backend {
-  if (wanted === "reference") return new ReferenceBackend();
-  const native = loadNativeBackend();
-  if (!("missing" in native)) return native;
-  if (wanted === "native") throw new BackendError(native.missing);
-  warn(`${native.missing} The reference backend computes instead, many times slower.`);
-  return new ReferenceBackend();
-}
 
 export const forward = defineCommand({
   name: "forward",

@@ -1,0 +1,34 @@
+import { z } from "zod";
+import { defineCommand } from "../command.ts";
+import { driveJob, openJob } from "../job.ts";
+
+const options = z.object({
+  recipe: z.string().describe("a recipe file, such as recipes/shakespeare.yaml"),
+  set: z
+    .array(z.string())
+    .default([])
+    .describe("change a value of the recipe, such as model.layers=4 (may be repeated)")
+    .meta({ value: "KEY=VALUE" }),
+  resume: z.boolean().default(false).describe("go on with a run of this name where it stopped"),
+  runs: z.string().default("runs").describe("the folder of the runs").meta({ value: "DIR" }),
+});
+
+export const train = defineCommand({
+  name: "train",
+  summary: "run a recipe's stages, from the text to the report",
+  options,
+  positional: ["recipe"],
+  examples: [
+    ["howdah train recipes/shakespeare.yaml", "the main job, without serving"],
+    ["howdah train my.yaml --set model.layers=4 --set seed=2", "with two values changed"],
+    ["howdah train my.yaml --resume", "go on after Ctrl-C, a crash or a full disk"],
+  ],
+  async run(o, context) {
+    const job = await openJob(o);
+    try {
+      return await driveJob(job, context);
+    } finally {
+      job.run.close();
+    }
+  },
+});
