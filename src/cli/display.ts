@@ -23,8 +23,7 @@ export interface DisplayStyle {
 const headlines = ["loss", "objective/scores", "objective/rlhf_reward", "reward", "accuracy"];
 /** Others worth a word beside it, with how they are called there. */
 const companions: readonly (readonly [metric: string, label: string])[] = [
-  ["held_out_loss", "held out"],
-  ["eval_loss", "held out"],
+  ["heldout_loss", "held out"],
   ["bits_per_byte", "bits/byte"],
   ["objective/kl", "KL"],
   ["kl", "KL"],

@@ -85,8 +85,13 @@ function codeOf(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "internal";
 }
 
-function isAbort(error: unknown): boolean {
-  return error instanceof Interrupted || (error instanceof Error && error.name === "AbortError");
+/** Whether this error is how work ends that was asked to stop: ours, a training loop's, or the platform's. */
+function isAbort(error: unknown): error is Error {
+  return (
+    error instanceof Interrupted ||
+    (error instanceof HowdahError && error.code === "stopped") ||
+    (error instanceof Error && error.name === "AbortError")
+  );
 }
 
 /** Runs one command line to its end, prints its last line, and says the exit code. Never throws. */
@@ -111,9 +116,10 @@ export async function runCli(cli: Cli, argv: readonly string[]): Promise<number>
       outcome = { result: await command.run(options, context), exitCode: exitCodes.success };
     } catch (error) {
       if (!interrupts.signal.aborted || !isAbort(error)) throw error;
-      const stopped = error instanceof Interrupted ? error : new Interrupted();
+      const stopped = error instanceof Interrupted ? error : new Interrupted(error.message);
       say(stopped.message);
-      outcome = { result: { interrupted: true, ...stopped.result }, exitCode: exitCodes.interrupted };
+      const result = { interrupted: true, message: stopped.message, ...stopped.result };
+      outcome = { result, exitCode: exitCodes.interrupted };
     } finally {
       interrupts.stop();
       restoreTerminal();

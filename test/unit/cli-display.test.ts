@@ -43,7 +43,7 @@ function events(): Event[] {
   for (let step = 1; step <= 300; step++) {
     list.push({ t: 4100 + step * 100, type: "metrics", stage: "pretrain", step, values: { loss: 2 + 5 / step } });
   }
-  list.push({ t: 34100, type: "metrics", stage: "pretrain", step: 300, values: { held_out_loss: 2.41 } });
+  list.push({ t: 34100, type: "metrics", stage: "pretrain", step: 300, values: { heldout_loss: 2.41 } });
   list.push({
     t: 34100,
     type: "progress",

@@ -188,15 +188,20 @@ describe("Ctrl-C", () => {
       import { defineCommand } from "src/cli/command.ts";
       import { main } from "src/cli/frame.ts";
       import { Interrupted } from "src/cli/interrupt.ts";
+      import { HowdahError } from "src/tensor/errors.ts";
       const wait = defineCommand({
         name: "wait",
         summary: "wait for a signal",
-        options: z.object({ deaf: z.boolean().default(false).describe("do not stop") }),
-        async run({ deaf }, { signal, print }) {
+        options: z.object({
+          deaf: z.boolean().default(false).describe("do not stop"),
+          fail: z.boolean().default(false).describe("fail while stopping"),
+        }),
+        async run({ deaf, fail }, { signal, print }) {
           const timer = setInterval(() => {}, 1000);
           print("ready");
           await new Promise((resolve) => { if (!deaf) signal.addEventListener("abort", resolve); });
           clearInterval(timer);
+          if (fail) throw new HowdahError("disk", "The disk is full.");
           throw new Interrupted("Stopped after step 7; go on with --resume.", { step: 7 });
         },
       });
@@ -230,7 +235,16 @@ describe("Ctrl-C", () => {
     expect(output().errors).toBe(
       "Stopping cleanly; press Ctrl-C again to stop at once.\nStopped after step 7; go on with --resume.\n",
     );
-    expect(output().text.trimEnd().split("\n").at(-1)).toBe('{"interrupted":true,"step":7}');
+    expect(output().text.trimEnd().split("\n").at(-1)).toBe(
+      '{"interrupted":true,"message":"Stopped after step 7; go on with --resume.","step":7}',
+    );
+  });
+
+  test("does not hide what fails while stopping", async () => {
+    const { child, ended, output } = await start("--fail");
+    child.kill("SIGTERM");
+    expect(await ended).toBe(1);
+    expect(output().text.trimEnd().split("\n").at(-1)).toBe('{"error":{"code":"disk","message":"The disk is full."}}');
   });
 
   test("twice ends a command that does not stop", async () => {
