@@ -2,6 +2,7 @@ import { render } from "preact";
 import "uplot/dist/uPlot.min.css";
 import "./styles/base.css";
 import "./styles/runs.css";
+import "./styles/markdown.css";
 import "./styles/chat.css";
 import { App } from "./app.tsx";
 
