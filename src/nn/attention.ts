@@ -53,38 +53,35 @@ export class SelfAttention extends Module {
     const [batch, time] = x.shape as [number, number];
     const { heads, groups } = this;
     const all = heads + 2 * groups;
+    const seen = heads + groups;
     // (batch, time, heads + 2 groups, head width): a view of the projection.
-    const packed = this.turn(
-      this.qkv.forward(x).reshape(batch, time, all, this.qkv.weight.shape[0]! / all),
-      context.rotary,
-    );
+    const packed = this.qkv.forward(x).reshape(batch, time, all, this.qkv.weight.shape[0]! / all);
+    // Queries and keys are turned, values are not.
+    const turned = context.rotary && rotary(packed.slice(2, 0, seen), context.rotary.cosine, context.rotary.sine);
     const options: AttentionOptions = {
       causal: true,
       ...(context.first ? { first: context.first } : {}),
       ...(context.end ? { end: context.end } : {}),
       ...(context.key && this.dropout > 0 ? { dropout: { key: context.key, rate: this.dropout } } : {}),
     };
-    if (!context.cache) return [this.join(packedAttention(packed, heads, groups, options)), undefined];
+    if (!context.cache) {
+      const joint = turned ? concatenate([turned, packed.slice(2, seen)], 2) : packed;
+      return [this.join(packedAttention(joint, heads, groups, options)), undefined];
+    }
 
-    const positions = broadcastTo(context.positions ?? iota([1, time], 1), [batch, time]);
-    const keep = (cached: Tensor, from: number) =>
-      writeCache(cached, packed.slice(2, from, from + groups), positions as Tensor<"i32">, context.rows);
-    const cache = { k: keep(context.cache.k, heads), v: keep(context.cache.v, heads + groups) };
+    const positions = broadcastTo(context.positions ?? iota([1, time], 1), [batch, time]) as Tensor<"i32">;
+    const keys = (turned ?? packed).slice(2, heads, seen);
+    const cache = {
+      k: writeCache(context.cache.k, keys, positions, context.rows),
+      v: writeCache(context.cache.v, packed.slice(2, seen), positions, context.rows),
+    };
     const y = attention(
-      packed.slice(2, 0, heads),
+      (turned ?? packed).slice(2, 0, heads),
       readCache(cache.k, batch, context.rows),
       readCache(cache.v, batch, context.rows),
       { ...options, end: context.end ?? positions.add(1) },
     );
     return [this.join(y), cache];
-  }
-
-  /** Rotates the heads of queries and keys; the values' pass. */
-  private turn(packed: Tensor, angles: RotaryAngles | undefined): Tensor {
-    if (!angles) return packed;
-    const seen = this.heads + this.groups;
-    const turned = rotary(packed.slice(2, 0, seen), angles.cosine, angles.sine);
-    return concatenate([turned, packed.slice(2, seen)], 2);
   }
 
   /** (batch, time, heads, head width) -> (batch, time, width) */
