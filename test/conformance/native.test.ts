@@ -3,7 +3,7 @@ import { loadNativeBackend } from "../../src/engine/backends/native/backend.ts";
 import { ReferenceBackend } from "../../src/engine/backends/reference/backend.ts";
 import type { Backend } from "../../src/engine/program.ts";
 import { createRuntime } from "../../src/engine/runtime.ts";
-import { DTypeError } from "../../src/tensor/errors.ts";
+import { DTypeError, HowdahError } from "../../src/tensor/errors.ts";
 import { grad } from "../../src/tensor/grad.ts";
 import type { Attributes } from "../../src/tensor/graph.ts";
 import { jit } from "../../src/tensor/jit.ts";
@@ -29,7 +29,7 @@ import { apply } from "../../src/tensor/trace.ts";
 import { allOps, type Op } from "../helpers/all-ops.ts";
 import { checkLeaks } from "../helpers/leaks.ts";
 import { NaiveRuntime } from "../helpers/naive-runtime.ts";
-import { difference, evaluate, generator, type Plain, reference } from "./support.ts";
+import { difference, evaluate, generator, materialize, type Plain, reference, withFloat } from "./support.ts";
 
 checkLeaks();
 
@@ -273,4 +273,35 @@ describe.skipIf(missing)("whole numbers: native agrees with the reference to the
         });
       }
     }
+});
+
+describe.skipIf(missing)("other dtypes: native agrees with the reference on every case", () => {
+  const native: Runtime = new NaiveRuntime(backend);
+  // Element-wise ops are tested above and in ops.test.ts.
+  const primitives = allOps().filter((op) => !op.elementwise && !op.decompose && op.cases);
+  for (const op of primitives)
+    for (const dtype of ["bf16", "f16", "i32", "u8", "i8", "bool"] as const)
+      op.cases!.forEach((c, index) => {
+        if (!c.inputs.some((x) => (x.dtype ?? "f32") === "f32")) return;
+        const next = generator(`${op.name} ${dtype} ${index}`);
+        const real = dtype === "bf16" || dtype === "f16";
+        const draw = () => (real ? 2 * next() - 1 : dtype === "bool" ? Math.floor(2 * next()) : Math.floor(7 * next()));
+        const inputs = c.inputs.map((x): Plain => {
+          if ((x.dtype ?? "f32") !== "f32") return materialize(x, next);
+          return { dtype, shape: x.shape, values: Array.from({ length: count(x.shape) }, draw) };
+        });
+        const attributes = withFloat(c.attributes, dtype);
+        try {
+          op.infer(inputs, attributes, []);
+        } catch (error) {
+          if (error instanceof HowdahError) return; // Not defined for this dtype.
+          throw error;
+        }
+        test(`${op.name} ${index} in ${dtype}`, async () => {
+          const run = (runtime: Runtime) => evaluate(runtime, inputs, (xs) => apply(op, xs, attributes));
+          // Sums in f32 may round to the neighbour once they become short.
+          const unit = dtype === "bf16" ? 2 ** -7 : dtype === "f16" ? 2 ** -10 : 0;
+          expect(difference(await run(native), await run(reference), unit)).toBeUndefined();
+        });
+      });
 });

@@ -28,6 +28,10 @@ export const dotGeneralOp: Op = defineOp({
       throw new DTypeError(
         `matmul: the operands have different dtypes: ${a!.dtype}${show(a!.shape)} x ${b!.dtype}${show(b!.shape)}. Convert one with .to(...).`,
       );
+    if (a!.dtype === "bool")
+      throw new DTypeError(
+        `matmul: does not work on bool: ${show(a!.shape)} x ${show(b!.shape)}. Convert both with .to("f32").`,
+      );
     const pairs = (x: readonly number[], y: readonly number[], what: string) =>
       x.forEach((i, n) => {
         const j = y[n]!;

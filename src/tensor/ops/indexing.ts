@@ -1,7 +1,7 @@
 import { DTypeError, ShapeError } from "../errors.ts";
 import type { Attributes } from "../graph.ts";
 import { defineOp, type Op, type OpCase } from "../op.ts";
-import { normalizeAxis, type Shape, show } from "../shape.ts";
+import { normalizeAxis, type Shape, sameShape, show } from "../shape.ts";
 import { type Tensor, tensor } from "../tensor.ts";
 import { apply1 } from "../trace.ts";
 import { iota, zeros } from "./creation.ts";
@@ -155,7 +155,21 @@ function leadIndex(indices: Tensor, vectorDim: number, n: number): [Tensor, numb
 export const scatterOp: Op = defineOp({
   name: "scatter",
   inPlace: [[0, 0]],
-  infer([x, indices, updates]) {
+  infer([x, indices, updates], attributes) {
+    const { kind } = attributes;
+    if (x!.dtype === "bool" && kind !== "set")
+      throw new DTypeError(`scatter: ${String(kind)} does not work on bool${show(x!.shape)}. Convert with .to("i32").`);
+    const d = scatterDims(attributes);
+    const batch = batchShape(indices!.shape, d.index_vector_dim);
+    const places = updates!.shape.filter((_, i) => !d.update_window_dims.includes(i));
+    if (
+      !sameShape(batch, places) ||
+      d.update_window_dims.length + d.inserted_window_dims.length !== x!.shape.length ||
+      windowSizes(x!.shape, updates!.shape, d).some((n, i) => n > x!.shape[i]!)
+    )
+      throw new ShapeError(
+        `scatter: updates ${show(updates!.shape)} at indices ${show(indices!.shape)} do not fit ${show(x!.shape)}.`,
+      );
     if (indices!.dtype !== "i32") throw new DTypeError(`scatter: indices must be i32, got ${indices!.dtype}.`);
     if (updates!.dtype !== x!.dtype)
       throw new DTypeError(`scatter: the updates are ${updates!.dtype}, the operand ${x!.dtype}.`);
