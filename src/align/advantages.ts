@@ -33,7 +33,11 @@ export function generalizedAdvantages(
 export function whiten(lists: readonly Float64Array[]): Float64Array[] {
   let n = 0;
   let sum = 0;
-  for (const list of lists) for (const x of list) n++, (sum += x);
+  for (const list of lists)
+    for (const x of list) {
+      n++;
+      sum += x;
+    }
   const mean = n ? sum / n : 0;
   let squares = 0;
   for (const list of lists) for (const x of list) squares += (x - mean) ** 2;

@@ -1,4 +1,7 @@
+export { loadNativeBackend, type NativeBackend } from "./backends/native/backend.ts";
 export { ReferenceBackend } from "./backends/reference/backend.ts";
 export { type LowerOptions, lower, optimize } from "./compile.ts";
+export { type BackendChoice, chooseBackend } from "./default.ts";
+export { type ExplainOptions, type Explanation, explain } from "./explain.ts";
 export type { Backend, BackendBuffer, Executable, Instruction, Program, ProgramValue } from "./program.ts";
 export { activeBackend, createRuntime, type RuntimeOptions, useBackend } from "./runtime.ts";

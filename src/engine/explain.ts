@@ -1,0 +1,113 @@
+import { bytesPerElement } from "../tensor/dtype.ts";
+import { StateError } from "../tensor/errors.ts";
+import type { Node } from "../tensor/graph.ts";
+import { traceCall } from "../tensor/jit.ts";
+import type { Precision } from "../tensor/runtime.ts";
+import { size } from "../tensor/shape.ts";
+import { tensors } from "../tensor/tree.ts";
+import { lower, optimize } from "./compile.ts";
+import type { Backend } from "./program.ts";
+import { activeBackend } from "./runtime.ts";
+
+export interface ExplainOptions {
+  /** Positions of arguments that the call consumes, as in `jit`. */
+  readonly donate?: readonly number[];
+  readonly precision?: Precision;
+  readonly backend?: Backend;
+}
+
+export interface ExplainedOp {
+  readonly op: string;
+  readonly scope: string;
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  readonly flops: number;
+  /** Read and written, if nothing stays in a cache. */
+  readonly bytes: number;
+}
+
+export interface Explanation {
+  readonly ops: readonly ExplainedOp[];
+  readonly flops: number;
+  /** Of the arguments, the results that are new buffers, and everything between. */
+  readonly memory: {
+    readonly inputs: number;
+    readonly outputs: number;
+    readonly arena: number;
+    readonly constants: number;
+  };
+  toString(): string;
+}
+
+/** The program that `jit(f)` would run for these arguments: its ops, shapes, floating-point operations and memory. Nothing is run. */
+export function explain<A extends readonly unknown[], R>(
+  f: (...args: A) => R,
+  args: A,
+  options: ExplainOptions = {},
+): Explanation {
+  const backend = options.backend ?? activeBackend();
+  if (!backend)
+    throw new StateError("explain: no backend is installed. Call useBackend(...) first, or give one in the options.");
+  const { graph } = traceCall(f, args);
+  const precision = options.precision ?? "f32";
+  const matmul = precision === "bf16" || (precision === "auto" && backend.prefersBfloat16) ? "bf16" : "f32";
+  const given = args.flatMap((arg, i) => tensors(arg).map(() => options.donate?.includes(i) ?? false));
+  const donated = graph.inputs.map((_, i) => given[i] ?? false);
+  const optimized = optimize(graph, backend, { matmul });
+  const program = lower(graph, backend, { matmul, donated });
+  const bytesOf = (v: { dtype: Parameters<typeof bytesPerElement>[0]; shape: readonly number[] }) =>
+    size(v.shape) * bytesPerElement(v.dtype);
+  const ops = optimized.nodes.filter((n) => n.op.name !== "constant" && n.op.name !== "reshape").map(describe);
+  const aliased = new Set(program.aliases.map(([output]) => output));
+  const memory = {
+    inputs: program.inputs.reduce((n, id) => n + bytesOf(program.values[id]!), 0),
+    outputs: program.outputs.reduce((n, id, i) => (aliased.has(i) ? n : n + bytesOf(program.values[id]!)), 0),
+    arena: program.arenaBytes,
+    constants: program.constants.reduce((n, c) => n + c.byteLength, 0),
+  };
+  const flops = ops.reduce((n, o) => n + o.flops, 0);
+  return { ops, flops, memory, toString: () => show(ops, flops, memory) };
+
+  function describe(n: Node): ExplainedOp {
+    const text = (v: { dtype: string; shape: readonly number[] }) => `${v.dtype}(${v.shape.join(", ")})`;
+    return {
+      op:
+        n.op.name === "fused_elementwise"
+          ? `fused: ${(n.attributes.nodes as readonly { op: string }[]).map((x) => x.op).join(" ")}`
+          : n.op.name,
+      scope: n.scope,
+      inputs: n.inputs.map(text),
+      outputs: n.outputs.map(text),
+      flops: n.op.flops?.(n.inputs, n.outputs, n.attributes) ?? 0,
+      bytes: [...n.inputs, ...n.outputs].reduce((sum, v) => sum + bytesOf(v), 0),
+    };
+  }
+}
+
+const units = ["", "k", "M", "G", "T", "P"];
+function short(x: number): string {
+  let i = 0;
+  let value = x;
+  for (; value >= 1000 && i < units.length - 1; i++) value /= 1000;
+  return `${value < 10 && i > 0 ? value.toFixed(1) : Math.round(value)}${units[i]}`;
+}
+
+function show(ops: readonly ExplainedOp[], flops: number, memory: Explanation["memory"]): string {
+  const rows = ops.map((o) => [
+    short(o.flops),
+    `${short(o.bytes)}B`,
+    o.op,
+    `${o.inputs.join(" ")} -> ${o.outputs.join(" ")}`,
+    o.scope,
+  ]);
+  const width = (k: number, most: number) => Math.min(most, Math.max(...rows.map((r) => r[k]!.length), 0));
+  const [w0, w1, w2] = [width(0, 8), width(1, 8), width(2, 48)];
+  const lines = rows.map(
+    (r) => `${r[0]!.padStart(w0)} ${r[1]!.padStart(w1)}  ${r[2]!.padEnd(w2)}  ${r[3]}${r[4] ? `  [${r[4]}]` : ""}`,
+  );
+  const m = memory;
+  return [
+    ...lines,
+    `${ops.length} kernels, ${short(flops)}FLOP; memory: ${short(m.inputs)}B in, ${short(m.outputs)}B out, ${short(m.arena)}B between, ${short(m.constants)}B constants`,
+  ].join("\n");
+}
