@@ -1,0 +1,207 @@
+import type { LanguageModel } from "../models/model.ts";
+import { InputError, StateError } from "../tensor/errors.ts";
+import type { Tokenizer } from "../tokenizers/types.ts";
+import { turn } from "./batch.ts";
+import { ReplyChannel } from "./channel.ts";
+import { ContinuousBatch, type Sequence } from "./continuous.ts";
+import { Decoder, type DecoderOptions } from "./decoder.ts";
+import { checkSampling } from "./sampler.ts";
+import { ReplyText } from "./text.ts";
+import type { ReplyChunk, ReplyRequest } from "./types.ts";
+
+export interface EngineOptions extends Partial<DecoderOptions> {
+  readonly model: LanguageModel;
+  readonly tokenizer: Tokenizer;
+  /** Ids that end a reply; default the model's and the tokenizer's end tokens. */
+  readonly endIds?: readonly number[] | undefined;
+  /** How long the cache's memory is kept when nobody asks for anything. Default 60. */
+  readonly idleSeconds?: number | undefined;
+}
+
+/** Sequences at the same time, unless told otherwise: as many as the server runs. */
+const SLOTS = 8;
+/** Short pieces, so that a long prompt does not hold up the replies that are being written. */
+const CHUNKS = [16, 64];
+
+interface Waiting {
+  readonly sequence: Sequence;
+  readonly fail: (reason: unknown) => void;
+  leave: (() => void) | undefined;
+}
+
+/**
+ * Serves one model to many: requests wait in order of arrival for a slot of one continuous batch, and each ends, is stopped or goes away on
+ * its own. Nothing here blocks the JavaScript thread for longer than choosing one token per slot.
+ */
+export class ReplyEngine {
+  readonly model: LanguageModel;
+  readonly tokenizer: Tokenizer;
+  readonly #decoder: Decoder;
+  readonly #batch: ContinuousBatch;
+  readonly #endIds: ReadonlySet<number>;
+  readonly #waiting: Waiting[] = [];
+  readonly #running = new Set<Waiting>();
+  readonly #idleSeconds: number;
+  #loop: Promise<void> | undefined;
+  #idleTimer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  /** @throws InputError when tokenizer and model do not belong together */
+  constructor(options: EngineOptions) {
+    const { model, tokenizer } = options;
+    if (tokenizer.vocabularySize > model.config.vocabulary)
+      throw new InputError(
+        `generate: the tokenizer has ${tokenizer.vocabularySize} tokens, the model ${model.config.vocabulary}. They do not belong together.`,
+      );
+    this.model = model;
+    this.tokenizer = tokenizer;
+    this.#decoder = new Decoder({ ...options, slots: options.slots ?? SLOTS, chunks: options.chunks ?? CHUNKS });
+    this.#decoder.capacityFor(model);
+    this.#batch = new ContinuousBatch(this.#decoder);
+    this.#endIds = new Set(options.endIds ?? endIdsOf(model, tokenizer));
+    this.#idleSeconds = options.idleSeconds ?? 60;
+  }
+
+  /** Prompt and reply together, in tokens. */
+  get capacity(): number {
+    return this.#decoder.capacityFor(this.model);
+  }
+  /** Requests that hold a slot, and that wait for one. */
+  get running(): number {
+    return this.#batch.size;
+  }
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+  get programs(): number {
+    return this.#decoder.programs;
+  }
+  get cacheBytes(): number {
+    return this.#decoder.cacheBytes;
+  }
+
+  /**
+   * Writes one reply. Nothing happens before the first chunk is asked for; leaving the loop over the chunks, or aborting, gives the slot back.
+   * @throws InputError for a wrong request; the signal's reason when it is aborted
+   */
+  async *reply(request: ReplyRequest, signal?: AbortSignal): AsyncGenerator<ReplyChunk, void, undefined> {
+    if (this.#closed) throw new StateError("This model was taken away. Ask for the list of models again.");
+    signal?.throwIfAborted();
+    const channel = new ReplyChannel();
+    const waiting: Waiting = {
+      sequence: this.#sequence(request, channel),
+      fail: (reason) => channel.fail(reason),
+      leave: undefined,
+    };
+    const abort = (): void => {
+      this.#drop(waiting);
+      channel.fail(signal?.reason);
+    };
+    signal?.addEventListener("abort", abort, { once: true });
+    this.#waiting.push(waiting);
+    this.#start();
+    try {
+      for (;;) {
+        const chunk = await channel.take();
+        yield chunk;
+        if (chunk.finish) return;
+      }
+    } finally {
+      signal?.removeEventListener("abort", abort);
+      this.#drop(waiting);
+    }
+  }
+
+  #sequence(request: ReplyRequest, channel: ReplyChannel): Sequence {
+    checkSampling(request);
+    const { prompt, maxTokens, stop = [], seed = Math.floor(Math.random() * 2 ** 32) } = request;
+    if (!(Number.isInteger(maxTokens) && maxTokens > 0))
+      throw new InputError(`generate: max tokens is ${maxTokens}; it must be a whole number above 0.`);
+    if (!Number.isSafeInteger(seed)) throw new InputError(`generate: the seed is ${seed}; it must be a whole number.`);
+    if (stop.includes("")) throw new InputError("generate: a stop string is empty.");
+    const most = Math.min(maxTokens, this.capacity - prompt.length);
+    const text = new ReplyText(this.tokenizer, prompt, stop);
+    let count = 0;
+    return {
+      prompt,
+      sampling: request,
+      seed,
+      stream: 0,
+      measure: false,
+      accept: ({ token }) => {
+        count++;
+        const ended = this.#endIds.has(token);
+        // A vocabulary may be padded with rows that are no token's: they have no text.
+        const piece = ended || this.tokenizer.idToToken(token) === undefined ? "" : text.push(token);
+        const finish = ended || text.stopped ? "stop" : count >= most ? "length" : undefined;
+        channel.push(finish ? piece + text.end() : piece, token, finish);
+        return finish === undefined;
+      },
+    };
+  }
+
+  #drop(waiting: Waiting): void {
+    const at = this.#waiting.indexOf(waiting);
+    if (at >= 0) this.#waiting.splice(at, 1);
+    this.#running.delete(waiting);
+    waiting.leave?.();
+  }
+
+  #start(): void {
+    clearTimeout(this.#idleTimer);
+    this.#loop ??= this.#run().finally(() => {
+      this.#loop = undefined;
+      if (this.#waiting.length > 0) this.#start();
+      else this.#rest();
+    });
+  }
+
+  async #run(): Promise<void> {
+    while (this.#waiting.length > 0 || this.#batch.size > 0) {
+      try {
+        while (this.#waiting.length > 0 && this.#batch.hasRoom) this.#admit(this.#waiting.shift()!);
+        await this.#batch.step(this.model);
+      } catch (error) {
+        // The device failed: every reply in the batch is lost, those that wait may still work.
+        const lost = [...this.#running];
+        this.#batch.clear();
+        this.#running.clear();
+        for (const one of lost) one.fail(error);
+      }
+      await turn();
+    }
+  }
+
+  #admit(one: Waiting): void {
+    try {
+      one.leave = this.#batch.add(this.model, one.sequence);
+      this.#running.add(one);
+    } catch (error) {
+      one.fail(error);
+    }
+  }
+
+  #rest(): void {
+    if (this.#closed) {
+      this.#decoder.dispose();
+      return;
+    }
+    this.#idleTimer = setTimeout(() => this.#decoder.release(), this.#idleSeconds * 1000);
+    this.#idleTimer.unref();
+  }
+
+  /** Takes no new request, waits for those under way, and gives everything back but the model. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#idleTimer);
+    while (this.#loop) await this.#loop;
+    this.#decoder.dispose();
+  }
+}
+
+/** What ends a reply: the end tokens of the model's config, and the tokenizer's. */
+export function endIdsOf(model: LanguageModel, tokenizer: Tokenizer): number[] {
+  const ids = new Set(model.config.tokens.end ?? []);
+  if (tokenizer.eosId !== undefined) ids.add(tokenizer.eosId);
+  return [...ids];
+}
