@@ -5,10 +5,21 @@ import { spawn, spawnSync } from "node:child_process";
 export class SetupError extends Error {}
 
 const children = new Set();
+
+/** Sends a signal to a child, and to what it has started if it leads a group of its own (compilers under CMake). */
+function end(child, signal) {
+  try {
+    if (child.leads === true) process.kill(-child.pid, signal);
+    else child.kill(signal);
+  } catch {
+    // Ended by itself in the meantime.
+  }
+}
+
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
   process.on(signal, () => {
     if (children.size === 0) process.exit(signal === "SIGINT" ? 130 : 143);
-    for (const child of children) child.kill(signal);
+    for (const child of children) end(child, signal);
   });
 }
 
@@ -23,12 +34,16 @@ export function releaseSignals() {
  */
 export function run(command, args, { cwd, env, inherit = false, onLine, shell = false, allowFailure = inherit } = {}) {
   return new Promise((resolve, reject) => {
+    // A child that shares the terminal must stay in its foreground group; the others lead a group, to be ended whole.
+    const detached = !inherit && process.platform !== "win32";
     const child = spawn(command, args, {
       cwd,
       env: env ?? process.env,
       shell,
+      detached,
       stdio: inherit ? "inherit" : ["ignore", "pipe", "pipe"],
     });
+    child.leads = detached;
     children.add(child);
     let output = "";
     let rest = "";
