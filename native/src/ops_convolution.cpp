@@ -26,6 +26,7 @@ struct SpatialAxis {
 
   int64_t at(int64_t o, int64_t w) const {
     const int64_t position = o * stride + w * window_dilation - low;
+    if (base_dilation == 1) return position < 0 || position >= input ? -1 : position;
     if (position < 0 || position % base_dilation != 0) return -1;
     return position / base_dilation < input ? position / base_dilation : -1;
   }
@@ -48,7 +49,6 @@ struct Convolution {
   std::vector<int64_t> outer_offsets;
   /** Output offset of each outer place. */
   std::vector<int64_t> place_offsets;
-  /** Kernel offset of each outer tap, in the kernel as it was given. */
   Columns columns = Columns::along_output;
   int64_t k = 0, unit = 1, units = 0;  // k = units * unit; blocks are whole units
   bool features_last = false;          // the result is [place][feature] rather than [feature][place]
@@ -71,6 +71,10 @@ struct Range {
 };
 Range inside(int64_t base, int64_t step, int64_t input, int64_t count) {
   // first: smallest i with base + i * step >= 0; last: one past the largest i with base + i * step < input.
+  if (step == 1) {
+    const int64_t lo = std::clamp<int64_t>(-base, 0, count);
+    return {lo, std::clamp<int64_t>(input - base, lo, count)};
+  }
   const int64_t first = base >= 0 ? 0 : (-base + step - 1) / step;
   const int64_t last = base >= input ? 0 : (input - 1 - base) / step + 1;
   const int64_t lo = std::min(first, count);
@@ -88,17 +92,25 @@ void copy_strided(float* out, const float* in, int64_t n, int64_t stride) {
 void Convolution::gather(const float* x, int64_t first_column, int64_t count, int64_t first_unit, int64_t last_unit, float* out) const {
   const bool holes = inner.base_dilation > 1;
   if (columns == Columns::along_output) {
+    // The tile as runs of neighbouring places, found once for all taps.
+    struct Run {
+      int64_t length, image, outer_place, o;
+    };
+    Run* runs = reinterpret_cast<Run*>(scratch(2, size_t(count) * sizeof(Run)));
+    int64_t run_count = 0;
+    for (int64_t at = 0; at < count; at += runs[run_count++].length) {
+      const int64_t column = first_column + at, place = column % places, o = place % inner.output;
+      runs[run_count] = {std::min(count - at, inner.output - o), column / places, place / inner.output, o};
+    }
     // One unit is a row of the window: inner.window rows of the matrix.
     for (int64_t u = first_unit; u < last_unit; ++u) {
       const int64_t channel = u / outer_taps, tap = u % outer_taps;
-      for (int64_t w = 0; w < inner.window; ++w, out += count) {
-        for (int64_t at = 0; at < count;) {
-          const int64_t column = first_column + at, image = column / places, place = column % places;
-          const int64_t outer_place = place / inner.output, o = place % inner.output;
-          const int64_t run = std::min(count - at, inner.output - o);
+      for (int64_t w = 0; w < inner.window; ++w) {
+        for (int64_t r = 0; r < run_count; ++r) {
+          const auto [run, image, outer_place, o] = runs[r];
           const int64_t offset = outer_offsets[size_t(outer_place * outer_taps + tap)];
-          float* to = out + at;
-          at += run;
+          float* to = out;
+          out += run;
           if (offset < 0) {
             std::fill_n(to, run, 0.0f);
             continue;
@@ -151,8 +163,10 @@ void Convolution::gather(const float* x, int64_t first_column, int64_t count, in
       continue;
     }
     // One unit is a tap with all its channels.
+    int64_t outer_tap = first_unit / inner.window, w = first_unit % inner.window;
     for (int64_t u = first_unit; u < last_unit; ++u, out += channels) {
-      const int64_t offset = outer_offsets[size_t(outer_place * outer_taps + u / inner.window)], position = inner.at(o, u % inner.window);
+      const int64_t offset = outer_offsets[size_t(outer_place * outer_taps + outer_tap)], position = inner.at(o, w);
+      if (++w == inner.window) w = 0, ++outer_tap;
       if (offset < 0 || position < 0)
         std::fill_n(out, channels, 0.0f);
       else
@@ -225,6 +239,8 @@ void Convolution::run_direct(const float* x, const float* w, float* y) const {
     const float* kernel = w + f * k;
     float* target = y + image * y_batch + f * y_feature;
     float* row = scratch(0, size_t(inner.output) * sizeof(float));
+    Range* good = reinterpret_cast<Range*>(scratch(1, size_t(inner.window) * sizeof(Range)));
+    for (int64_t i = 0; i < inner.window; ++i) good[i] = inside(i * inner.window_dilation - inner.low, inner.stride, inner.input, inner.output);
     for (int64_t p = 0; p < outer_places; ++p) {
       std::fill_n(row, inner.output, 0.0f);
       for (int64_t c = 0; c < channels; ++c)
@@ -240,13 +256,13 @@ void Convolution::run_direct(const float* x, const float* w, float* y) const {
               continue;
             }
             const int64_t base = i * inner.window_dilation - inner.low;
-            const Range good = inside(base, inner.stride, inner.input, inner.output);
+            const auto [first, last] = good[i];
             const float* run = from + base * inner.x_stride;
             const int64_t step = inner.stride * inner.x_stride;
             if (step == 1)
-              for (int64_t o = good.first; o < good.last; ++o) row[o] += factor * run[o];
+              for (int64_t o = first; o < last; ++o) row[o] += factor * run[o];
             else
-              for (int64_t o = good.first; o < good.last; ++o) row[o] += factor * run[o * step];
+              for (int64_t o = first; o < last; ++o) row[o] += factor * run[o * step];
           }
         }
       float* to = target + place_offsets[size_t(p)];
