@@ -104,6 +104,15 @@ test.skipIf("missing" in native)("every op has a kernel or a decomposition on th
   expect(missing.map((op) => op.name)).toEqual([]);
 });
 
+test("docs/op-status.md names every op, and no other", () => {
+  const named = [...readFileSync(file, "utf8").matchAll(/^\| `(\w+)` \|/gm)].map((m) => m[1]!);
+  expect(named.sort()).toEqual(
+    allOps()
+      .map((op) => op.name)
+      .sort(),
+  );
+});
+
 test.skipIf("missing" in native)("docs/op-status.md is up to date", async () => {
   await expect(page(native as Backend)).toMatchFileSnapshot(file.pathname);
 });

@@ -146,7 +146,7 @@ const steps: Step[] = [
   (pick) => {
     const [h, w] = [pick(), pick()];
     if (!matrix(h) || !matrix(w) || h.shape[1] !== w.shape[1]) return undefined;
-    const targets = iota([h.shape[0]!], 0).sub(1);
+    const targets = e.clamp(iota([h.shape[0]!], 0).sub(1), -1, w.shape[0]! - 1);
     return h.add(linearCrossEntropy(h, w, targets).expandDims(1)).mul(0.3);
   },
   (pick) => {
@@ -232,7 +232,7 @@ function inputsOf(seed: number): Plain[] {
 /** All results of the program and the gradient of their sum, from one compiled function. */
 function everything(f: (inputs: Tensor[]) => Tensor[], inputs: Tensor[]): Tensor[] {
   const step = jit((xs: Tensor[]) => {
-    const gradients = grad(xs, (ys) => f(ys).reduce((total, y) => total.add(y.sum()), iota([], 0, "f32")));
+    const gradients = grad(xs, (ys) => f(ys).reduce((total, y) => total.add(y.sum()), scalar(0)));
     return [...f(xs), ...gradients];
   });
   const results = step(inputs);

@@ -1,7 +1,8 @@
 import { type DType, type HostArray, hostArray, toBfloat16, toFloat16 } from "../dtype.ts";
+import { ShapeError } from "../errors.ts";
 import type { Attributes } from "../graph.ts";
 import { defineOp } from "../op.ts";
-import { type Shape, size } from "../shape.ts";
+import { type Shape, show, size } from "../shape.ts";
 import { Tensor, uploadStorage } from "../tensor.ts";
 import { apply1, currentTrace } from "../trace.ts";
 
@@ -19,7 +20,12 @@ export const constantOp = defineOp({
 /** The index along `axis`, counted from 0. */
 export const iotaOp = defineOp({
   name: "iota",
-  infer: (_inputs, a) => [{ dtype: a.dtype as DType, shape: a.shape as Shape }],
+  infer(_inputs, a) {
+    const [shape, axis] = [a.shape as Shape, a.axis as number];
+    if (!(axis >= 0 && axis < shape.length))
+      throw new ShapeError(`iota: axis ${axis} does not exist in ${show(shape)}.`);
+    return [{ dtype: a.dtype as DType, shape }];
+  },
   gradient: () => [],
   cases: [
     { inputs: [], attributes: { dtype: "i32", shape: [2, 3], axis: 1 }, outputs: [[0, 1, 2, 0, 1, 2]] },
