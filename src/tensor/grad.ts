@@ -8,7 +8,7 @@ import { identity } from "./ops/elementwise.ts";
 import { broadcastInDim } from "./ops/structure.ts";
 import { sameShape, show } from "./shape.ts";
 import { Tensor } from "./tensor.ts";
-import { apply, currentTrace, freshRegion, inRegion, lift, replay, traceFunction, within } from "./trace.ts";
+import { apply, currentTrace, freshRegion, inRegion, inScopeOf, lift, replay, traceFunction, within } from "./trace.ts";
 import { tensors, withTensors } from "./tree.ts";
 
 /**
@@ -52,7 +52,9 @@ export function reverse(
         wanted: node.inputs.map((v) => isFloat(v.dtype) && flows(v, active, sources)),
         node,
       };
-      const results = node.op.gradient ? node.op.gradient(context) : gradientByDecomposition(context);
+      const results = inScopeOf(node.scope, () =>
+        node.op.gradient ? node.op.gradient(context) : gradientByDecomposition(context),
+      );
       node.inputs.forEach((v, k) => {
         if (isFloat(v.dtype) && flows(v, active, sources)) accumulate(v, results[k]);
       });

@@ -31,6 +31,16 @@ export function scope<T>(name: string, body: () => T): T {
 }
 const located = new WeakSet<HowdahError>();
 
+/** Runs `body` as if in the scopes of `path` (names joined by `/`): for ops made on behalf of another, such as its gradient. */
+export function inScopeOf<T>(path: string, body: () => T): T {
+  const outer = scopes.splice(0, scopes.length, ...(path ? path.split("/") : []));
+  try {
+    return body();
+  } finally {
+    scopes.splice(0, scopes.length, ...outer);
+  }
+}
+
 /** Runs `body` with all its ops marked as one checkpointed region. */
 export function inRegion<T>(body: () => T): T {
   const outer = region;
