@@ -1,7 +1,10 @@
 import type { Command } from "../command.ts";
+import { chat } from "./chat.ts";
 import { doctor } from "./doctor.ts";
 import { forward } from "./forward.ts";
+import { generate } from "./generate.ts";
 import { runs } from "./runs.ts";
+import { serve } from "./serve.ts";
 import { start } from "./start.ts";
 import { tokenizerDecode, tokenizerEncode, tokenizerTrain } from "./tokenizer.ts";
 import { train } from "./train.ts";
@@ -10,6 +13,9 @@ import { train } from "./train.ts";
 export const commands: readonly Command[] = [
   start,
   train,
+  generate,
+  chat,
+  serve,
   tokenizerTrain,
   tokenizerEncode,
   tokenizerDecode,

@@ -1,0 +1,80 @@
+import { basename, resolve } from "node:path";
+import { z } from "zod";
+import { type BackendChoice, chooseBackend } from "../engine/default.ts";
+import { useBackend } from "../engine/index.ts";
+import { createModelHost, type GeneratingHost, type ReplyRequest } from "../generate/index.ts";
+import { loadModel } from "../models/folder.ts";
+import { dispose } from "../tensor/tree.ts";
+import { loadTokenizer } from "../tokenizers/load.ts";
+
+/** What the commands that write text have in common. */
+
+export const backendOption = z
+  .enum(["auto", "native", "reference"])
+  .default("auto")
+  .describe("what computes; auto is native where its kernels are built");
+
+/** Options of how replies are sampled. */
+export const samplingOptions = {
+  maxTokens: z.number().int().min(1).default(256).describe("most tokens of a reply").meta({ short: "n" }),
+  temperature: z.number().min(0).default(0.8).describe("0 always takes the most likely token").meta({ short: "t" }),
+  topK: z.number().int().min(0).default(0).describe("sample from the K most likely tokens only; 0 is off"),
+  topP: z.number().gt(0).max(1).default(1).describe("sample from the likeliest tokens that hold this much probability"),
+  minP: z.number().min(0).max(1).default(0).describe("leave out tokens less likely than this part of the likeliest"),
+  repetitionPenalty: z.number().gt(0).default(1).describe("above 1: tokens seen already become less likely"),
+  seed: z.number().int().optional().describe("the same seed gives the same text; at random if not given"),
+  stop: z.array(z.string().min(1)).default([]).describe("end before this text").meta({ value: "TEXT" }),
+};
+
+type Sampling = z.output<z.ZodObject<typeof samplingOptions>>;
+
+/** The part of a request that the options decide; filters that are off are left out. */
+export function samplingOf(o: Sampling): Omit<ReplyRequest, "prompt" | "seed"> {
+  return {
+    maxTokens: o.maxTokens,
+    temperature: o.temperature,
+    ...(o.topK > 0 ? { topK: o.topK } : {}),
+    ...(o.topP < 1 ? { topP: o.topP } : {}),
+    ...(o.minP > 0 ? { minP: o.minP } : {}),
+    ...(o.repetitionPenalty !== 1 ? { repetitionPenalty: o.repetitionPenalty } : {}),
+    ...(o.stop.length > 0 ? { stop: o.stop } : {}),
+  };
+}
+
+/** A seed that can be said and given again. */
+export const freshSeed = (): number => Math.floor(Math.random() * 2 ** 32);
+
+/** Makes the wanted backend the one that new tensors use. @returns its name */
+export function installBackend(wanted: BackendChoice, warn: (line: string) => void): string {
+  const backend = chooseBackend(wanted, warn);
+  useBackend(backend);
+  return backend.name;
+}
+
+/** Loads a Hugging Face folder, model and tokenizer. Closing the host gives the weights back. */
+export async function openHost(
+  folder: string,
+  options: { readonly id?: string; readonly slots?: number; readonly description?: string } = {},
+): Promise<GeneratingHost> {
+  const { slots, description } = options;
+  const [{ model }, tokenizer] = await Promise.all([loadModel(folder), loadTokenizer(folder)]);
+  try {
+    return createModelHost({
+      id: options.id ?? basename(resolve(folder)),
+      model,
+      tokenizer,
+      ...(slots === undefined ? {} : { slots }),
+      ...(description === undefined ? {} : { description }),
+      release: () => dispose(model),
+    });
+  } catch (error) {
+    dispose(model);
+    throw error;
+  }
+}
+
+/** What a terminal must not be given raw, line ends and tabs left: sampled text may hold any character. */
+export function safeText(text: string, stream: { readonly isTTY?: boolean | undefined }): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what is looked for
+  return stream.isTTY === true ? text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "") : text;
+}
