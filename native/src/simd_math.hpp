@@ -10,11 +10,15 @@
 
 namespace howdah::HOWDAH_ISA {
 
+/** Sums of words that wrap around, as garbage lanes (of NaN, say) may. */
+HOWDAH_INLINE vi add_words(vi a, vi b) { return (vi)((vu)a + (vu)b); }
+HOWDAH_INLINE vi subtract_words(vi a, vi b) { return (vi)((vu)a - (vu)b); }
+
 /** A polynomial by Horner's rule, lowest coefficient first. */
 template <int N>
 HOWDAH_INLINE vf polynomial(vf x, const float (&c)[N]) {
   vf sum = splat(c[N - 1]);
-#pragma GCC unroll 16
+HOWDAH_UNROLL
   for (int i = N - 2; i >= 0; i--) sum = fma(sum, x, splat(c[i]));
   return sum;
 }
@@ -36,7 +40,7 @@ HOWDAH_INLINE vf exp_bounded(vf x) {
   vf r = fma(n, splat(-kLn2High), x);
   r = fma(n, splat(-kLn2Low), r);
   const vf p = fma(r * r, polynomial(r, kExpTail), r + splat(1.0f));
-  const vi power = (bits(rounded) << 23) + splat_i(0x3f800000);
+  const vi power = add_words(bits(rounded) << 23, splat_i(0x3f800000));
   return select(lt(x, splat(-87.3f)), splat(0.0f), p * from_bits(power));
 }
 
@@ -76,7 +80,7 @@ constexpr float kLogTail[] = {0.333333135f, -0.25000009f,  0.200021341f,  -0.166
 
 /** Splits x into 2^exponent * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); x positive, finite and normal. */
 HOWDAH_INLINE vf split_exponent(vf x, vf& exponent) {
-  const vi word = bits(x) - splat_i(0x3f3504f3); // the word of sqrt(1/2)
+  const vi word = subtract_words(bits(x), splat_i(0x3f3504f3)); // the word of sqrt(1/2)
   exponent = to_float(word >> 23);
   const vi mantissa = (word & splat_i(0x007fffff)) + splat_i(0x3f3504f3);
   return from_bits(mantissa) - splat(1.0f);

@@ -173,21 +173,26 @@ struct Problem {
 
 } // namespace
 
+namespace {
+
+const Case kCases[] = {
+    {2, 5, 5, 2, 2, 8, 8, true, 0, false, 0, false},
+    {1, 33, 33, 3, 3, 64, 64, true, 0, false, 0, true},
+    {2, 150, 150, 2, 2, 32, 32, true, 0, false, 0, true},
+    {1, 70, 200, 4, 2, 20, 12, true, 0, false, 0, false},   // odd widths, shared keys, a cache in front
+    {2, 131, 77, 3, 1, 16, 40, false, 0, false, 0, false},  // cross-attention
+    {3, 60, 60, 2, 1, 64, 64, false, 1, false, 0, true},    // variable lengths
+    {2, 90, 140, 2, 2, 24, 24, false, 2, false, 0, false},  // intervals, some empty
+    {2, 67, 67, 4, 4, 16, 16, true, 0, true, 0, true},      // ALiBi
+    {2, 67, 90, 4, 2, 16, 16, true, 2, true, 0.3f, false},  // all at once
+    {1, 200, 200, 2, 2, 32, 32, true, 0, false, 0.2f, true},
+    {9, 40, 40, 1, 1, 130, 130, true, 0, false, 0, true},   // wider than a register tile
+};
+
+} // namespace
+
 TEST("attention and its gradient equal the full matrix of scores") {
-  const Case cases[] = {
-      {2, 5, 5, 2, 2, 8, 8, true, 0, false, 0, false},
-      {1, 33, 33, 3, 3, 64, 64, true, 0, false, 0, true},
-      {2, 150, 150, 2, 2, 32, 32, true, 0, false, 0, true},
-      {1, 70, 200, 4, 2, 20, 12, true, 0, false, 0, false},   // odd widths, shared keys, a cache in front
-      {2, 131, 77, 3, 1, 16, 40, false, 0, false, 0, false},  // cross-attention
-      {3, 60, 60, 2, 1, 64, 64, false, 1, false, 0, true},    // variable lengths
-      {2, 90, 140, 2, 2, 24, 24, false, 2, false, 0, false},  // intervals, some empty
-      {2, 67, 67, 4, 4, 16, 16, true, 0, true, 0, true},      // ALiBi
-      {2, 67, 90, 4, 2, 16, 16, true, 2, true, 0.3f, false},  // all at once
-      {1, 200, 200, 2, 2, 32, 32, true, 0, false, 0.2f, true},
-      {9, 40, 40, 1, 1, 130, 130, true, 0, false, 0, true},   // wider than a register tile
-  };
-  for (const Case& c : cases) Problem(c).check(4e-6);
+  for (const Case& c : kCases) Problem(c).check(4e-6);
 }
 
 TEST("few heads over long sequences are cut by keys and by queries with the same result") {
@@ -212,7 +217,9 @@ TEST("scores of -inf and huge scores do not make NaN") {
 }
 
 TEST("bf16 attention stays within the rounding of its operands") {
-  Problem p({2, 150, 150, 4, 2, 64, 64, true, 0, false, 0, true});
-  p.args.forward.bf16_compute = true;
-  p.check(2e-2);
+  for (const Case& c : kCases) {
+    Problem p(c);
+    p.args.forward.bf16_compute = true;
+    p.check(2e-2);
+  }
 }

@@ -19,88 +19,157 @@ constexpr int kTileRows = 4, kTileVectors = 2;
 constexpr int64_t pad(int64_t n) { return (n + W - 1) / W * W; }
 
 /**
- * C (R, V*W) = [C +] A (R, k) B (k, V*W). B and C are row-major with leading dimensions ldb and ldc. A is row-major with
- * leading dimension lda, or, when Transposed, stored as (k, R).
+ * How operands of the products lie in memory, in 32-bit words. Whole: a word is an f32. Half: a word is two bf16 that are
+ * neighbours along the summed dimension (the "depth"), low half first, which is what the dot product instruction takes.
  */
-template <int R, int V, bool Transposed>
+template <bool Half>
+struct Form {
+  static constexpr int64_t per_word = Half ? 2 : 1;
+  /** Words of depth that hold n numbers. */
+  static constexpr int64_t depth(int64_t n) { return (n + per_word - 1) / per_word; }
+};
+
+/**
+ * C (R, V*W) = [C +] A (R, k) B (k, V*W), C in f32, k in words. B and C are row-major with leading dimensions ldb and ldc. A is
+ * row-major with leading dimension lda, or, when Transposed, stored as (k, R).
+ */
+template <int R, int V, bool Transposed, bool Half>
 void tile_product(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k, float* c, int64_t ldc, bool add) {
   vf sum[R][V];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; v++) sum[r][v] = add ? load(c + r * ldc + v * W) : zero();
+  if (add) {
+    const float* from = c;
+HOWDAH_UNROLL
+    for (int r = 0; r < R; r++) {
+HOWDAH_UNROLL
+      for (int v = 0; v < V; v++) sum[r][v] = load(from + v * W);
+      from += ldc;
+      asm("" : "+r"(from)); // else the compiler keeps every row's address, on the stack
+    }
+  } else {
+HOWDAH_UNROLL
+    for (int r = 0; r < R; r++) {
+HOWDAH_UNROLL
+      for (int v = 0; v < V; v++) sum[r][v] = zero();
+    }
   }
   for (int64_t i = 0; i < k; i++) {
     vf row[V];
-#pragma GCC unroll 4
+HOWDAH_UNROLL
     for (int v = 0; v < V; v++) row[v] = load(b + v * W);
-#pragma GCC unroll 8
+HOWDAH_UNROLL
     for (int r = 0; r < R; r++) {
-      const vf x = splat(Transposed ? a[r] : a[r * lda]);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; v++) sum[r][v] = fma(x, row[v], sum[r][v]);
+      const float* x = a + (Transposed ? r : r * lda);
+      if constexpr (Half) {
+#if HOWDAH_BF16_DOT
+        int32_t word;
+        std::memcpy(&word, x, 4);
+        const vi pair = splat_i(word);
+HOWDAH_UNROLL
+        for (int v = 0; v < V; v++) sum[r][v] = (vf)_mm512_dpbf16_ps((__m512)sum[r][v], (__m512bh)pair, (__m512bh)row[v]);
+#endif
+      } else {
+        const vf number = splat(*x);
+HOWDAH_UNROLL
+        for (int v = 0; v < V; v++) sum[r][v] = fma(number, row[v], sum[r][v]);
+      }
     }
     a += Transposed ? lda : 1;
     b += ldb;
   }
-#pragma GCC unroll 8
+HOWDAH_UNROLL
   for (int r = 0; r < R; r++) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; v++) store(c + r * ldc + v * W, sum[r][v]);
+HOWDAH_UNROLL
+    for (int v = 0; v < V; v++) store(c + v * W, sum[r][v]);
+    c += ldc;
+    asm("" : "+r"(c));
   }
 }
 
 using TileProduct = void (*)(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t, bool);
 
-template <bool Transposed, int R, int V>
+template <bool Transposed, bool Half, int R, int V>
 constexpr TileProduct pick_tile(int rows, int vectors) {
   if constexpr (R > 1) {
-    if (rows < R) return pick_tile<Transposed, R - 1, V>(rows, vectors);
+    if (rows < R) return pick_tile<Transposed, Half, R - 1, V>(rows, vectors);
   }
   if constexpr (V > 1) {
-    if (vectors < V) return pick_tile<Transposed, R, V - 1>(rows, vectors);
+    if (vectors < V) return pick_tile<Transposed, Half, R, V - 1>(rows, vectors);
   }
-  return tile_product<R, V, Transposed>;
+  return tile_product<R, V, Transposed, Half>;
 }
 
-template <bool Transposed>
+template <bool Transposed, bool Half>
 struct TileTable {
   TileProduct entry[kTileRows + 1][kTileVectors + 1] = {};
   constexpr TileTable() {
     for (int r = 1; r <= kTileRows; r++)
-      for (int v = 1; v <= kTileVectors; v++) entry[r][v] = pick_tile<Transposed, kTileRows, kTileVectors>(r, v);
+      for (int v = 1; v <= kTileVectors; v++) entry[r][v] = pick_tile<Transposed, Half, kTileRows, kTileVectors>(r, v);
   }
 };
-template <bool Transposed>
-inline constexpr TileTable<Transposed> tile_table;
+template <bool Transposed, bool Half>
+inline constexpr TileTable<Transposed, Half> tile_table;
 
 /** The product above for at most kTileRows rows and any number of columns that is a multiple of W. */
-template <bool Transposed>
+template <bool Transposed, bool Half>
 HOWDAH_INLINE void strip_product(int rows, int64_t columns, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k,
                                  float* c, int64_t ldc, bool add) {
   for (int64_t j = 0; j < columns; j += kTileVectors * W) {
     const int vectors = static_cast<int>(std::min<int64_t>(kTileVectors, (columns - j) / W));
-    tile_table<Transposed>.entry[rows][vectors](a, lda, b + j, ldb, k, c + j, ldc, add);
+    tile_table<Transposed, Half>.entry[rows][vectors](a, lda, b + j, ldb, k, c + j, ldc, add);
   }
 }
 
-// ---- Packing ----
+// ---- Packing: `from` is f32, `rows` rows of `width` at `stride`; results are words of the form, padding is zeros ----
 
-/** `rows` rows of `width` at `stride` become rows of pad(width), times `factor`, zeros behind. */
-inline void pack_rows(const float* from, int64_t stride, int64_t rows, int64_t width, float factor, float* to) {
+/** The vector of words (low, high), each number rounded to bf16. */
+HOWDAH_INLINE vf pair_words(vf low, vf high) {
+#if HOWDAH_AVX512
+  const __m512i a = _mm512_cvtepu16_epi32((__m256i)f32_to_bf16(low)), b = _mm512_cvtepu16_epi32((__m256i)f32_to_bf16(high));
+  return (vf)_mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+#else
+  (void)high; // only processors with bf16 dot products use words of two numbers
+  return low;
+#endif
+}
+
+/** Rows with the depth along the row: (rows, pad(width) / per_word) words, times `factor`. */
+template <bool Half>
+void pack_rows(const float* from, int64_t stride, int64_t rows, int64_t width, float factor, float* to) {
   const int64_t padded = pad(width);
   const vf f = splat(factor);
   for (int64_t r = 0; r < rows; r++) {
-    int64_t i = 0;
-    for (; i + W <= width; i += W) store(to + r * padded + i, load(from + r * stride + i) * f);
-    if (i < width) store(to + r * padded + i, load_n(from + r * stride + i, width - i) * f);
+    for (int64_t i = 0; i < padded; i += W) {
+      const vf x = (width - i >= W ? load(from + i) : load_n(from + i, width - i)) * f;
+      if constexpr (Half) store_bf16(reinterpret_cast<bf16_t*>(to) + i, x);
+      else store(to + i, x);
+    }
+    from += stride;
+    to += padded / Form<Half>::per_word;
+  }
+}
+
+/** Rows with the depth across rows: (depth(rows), pad(width)) words, times `factor`. */
+template <bool Half>
+void pack_across(const float* from, int64_t stride, int64_t rows, int64_t width, float factor, float* to) {
+  if constexpr (!Half) {
+    pack_rows<false>(from, stride, rows, width, factor, to);
+  } else {
+    const vf f = splat(factor);
+    for (int64_t r = 0; r < rows; r += 2) {
+      const float* x = from + r * stride;
+      for (int64_t i = 0; i < pad(width); i += W) {
+        const vf low = load_n(x + i, width - i), high = r + 1 < rows ? load_n(x + stride + i, width - i) : zero();
+        store(to + i, pair_words(low * f, high * f));
+      }
+      to += pad(width);
+    }
   }
 }
 
 typedef float v4 __attribute__((vector_size(16)));
 
-/** `rows` rows of `width` at `stride` become (width, ld): columns [rows, ld) are zeros. ld is a multiple of 4. */
-inline void pack_transposed(const float* from, int64_t stride, int64_t rows, int64_t width, float* to, int64_t ld) {
+/** `rows` rows of `width` words at `stride` become (width, ld) words, ld a multiple of 4. */
+inline void transpose_words(const float* from, int64_t stride, int64_t rows, int64_t width, float* to, int64_t ld) {
   const int64_t whole_rows = rows / 4 * 4, whole_width = width / 4 * 4;
   for (int64_t r = 0; r < whole_rows; r += 4) {
     const float* x = from + r * stride;
@@ -119,8 +188,27 @@ inline void pack_transposed(const float* from, int64_t stride, int64_t rows, int
     }
   }
   for (int64_t i = 0; i < width; i++) {
-    for (int64_t r = i < whole_width ? whole_rows : 0; r < rows; r++) to[i * ld + r] = from[r * stride + i];
+    for (int64_t r = i < whole_width ? whole_rows : 0; r < rows; r++) std::memcpy(to + i * ld + r, from + r * stride + i, 4);
     for (int64_t r = rows; r < ld; r++) to[i * ld + r] = 0;
+  }
+}
+
+/** Columns with the depth along the row of `from`: (depth(width), ld) words. `spare` holds rows * pad(width) / 2 words when Half. */
+template <bool Half>
+void pack_columns(const float* from, int64_t stride, int64_t rows, int64_t width, float* to, int64_t ld, float* spare) {
+  if constexpr (Half) {
+    pack_rows<true>(from, stride, rows, width, 1, spare);
+    transpose_words(spare, pad(width) / 2, rows, Form<true>::depth(width), to, ld);
+  } else {
+    transpose_words(from, stride, rows, width, to, ld);
+  }
+}
+
+/** A row of n f32 (a multiple of W) becomes a row of words in place. */
+template <bool Half>
+HOWDAH_INLINE void row_to_words(float* row, int64_t n) {
+  if constexpr (Half) {
+    for (int64_t j = 0; j < n; j += W) store_bf16(reinterpret_cast<bf16_t*>(row) + j, load(row + j));
   }
 }
 

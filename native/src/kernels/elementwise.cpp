@@ -123,9 +123,9 @@ Loop loop_of(int code) {
   case 2 * int(Ew::op) + 1: return binary<vi, [](vi x, vi y) { return (body); }>;
   switch (code) {
     FLOAT1(negate, -x)
-    INT1(negate, -x)
+    INT1(negate, (vi)(-(vu)x))
     FLOAT1(abs, abs(x))
-    INT1(abs, max(x, -x))
+    INT1(abs, max(x, (vi)(-(vu)x)))
     FLOAT1(sign, select(gt(x, zero()), splat(1.0f), select(lt(x, zero()), splat(-1.0f), x)))
     INT1(sign, select(gt(x, splat_i(0)), splat_i(1), select(lt(x, splat_i(0)), splat_i(-1), x)))
     FLOAT1(exponential, exp(x))

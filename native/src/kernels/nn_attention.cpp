@@ -10,12 +10,12 @@ constexpr int64_t kQueries = 8 * kTileRows; // queries that walk the keys togeth
 constexpr int64_t kKeys = 128;              // keys per block
 constexpr float kMinusInf = -__builtin_inff();
 
-/** Packed keys and values of one (batch, group): per block of kKeys, keys as (width, kKeys), then values as (kKeys, padded width). */
+/** Packed keys and values of one (batch, group), per block of kKeys: columns of keys, then values across (attention_tiles.hpp). */
 struct PackedKeys {
   float* data;
-  int64_t block; // floats per block
+  int64_t key_words, block; // words of a block's keys, and of both
   float* keys(int64_t j) const { return data + j * block; }
-  float* values(int64_t j, int64_t width) const { return data + j * block + width * kKeys; }
+  float* values(int64_t j) const { return data + j * block + key_words; }
 };
 
 /** Per-row state of a tile of queries. */
@@ -64,8 +64,10 @@ HOWDAH_INLINE bool softmax_row(Rows& rows, int64_t row, float* s, int64_t key0, 
   vf sum = load(rows.sum + row * W);
   if (top > old) {
     rows.top[row] = top;
-    rows.rescale[row] = std::exp(old - top); // 0 at first
-    sum = sum * splat(rows.rescale[row]);
+    if (old != kMinusInf) { // else there is nothing yet
+      rows.rescale[row] = std::exp(old - top);
+      sum = sum * splat(rows.rescale[row]);
+    }
   }
   const vf shift = splat(top);
   for (int64_t j = 0; j < width; j += W) {
@@ -80,14 +82,17 @@ HOWDAH_INLINE bool softmax_row(Rows& rows, int64_t row, float* s, int64_t key0, 
 /** Scratch of one task, carved from one allocation. */
 struct Workspace {
   PackedKeys packed;
-  float* q;     // (kQueries, padded width)
+  float* q;     // (kQueries, padded width), as words
   float* out;   // (kQueries, padded value width)
   float* score; // (kTileRows, kKeys)
   float* keep;  // (kKeys)
+  float* spare; // (kKeys, padded width)
 };
 
+template <bool Half>
 void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1, const Workspace& w, int64_t packed_from) {
-  const int64_t width = pad(a.width), value_width = pad(a.value_width);
+  constexpr int64_t per_word = Form<Half>::per_word;
+  const int64_t q_words = pad(a.width) / per_word, value_width = pad(a.value_width);
   const float slope = a.slopes ? a.slopes[h] : 0;
   Rows rows;
   const int64_t count = q1 - q0;
@@ -101,12 +106,12 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1
   }
   std::fill_n(rows.sum, count * W, 0.0f);
   std::fill_n(w.out, count * value_width, 0.0f);
-  pack_rows(a.q.data + b * a.q.batch + q0 * a.q.time + h * a.q.head, a.q.time, count, a.width, a.scale, w.q);
+  pack_rows<Half>(a.q.data + b * a.q.batch + q0 * a.q.time + h * a.q.head, a.q.time, count, a.width, a.scale, w.q);
   const bool drops = a.dropout_key && a.dropout > 0;
   for (int64_t block = from / kKeys; block * kKeys < to; block++) {
     const int64_t key0 = block * kKeys;
     const float* keys = w.packed.keys(block - packed_from);
-    const float* values = w.packed.values(block - packed_from, a.width);
+    const float* values = w.packed.values(block - packed_from);
     for (int64_t r0 = 0; r0 < count; r0 += kTileRows) {
       const int strip = static_cast<int>(std::min<int64_t>(kTileRows, count - r0));
       // Keys of this block that some row of the strip sees.
@@ -118,7 +123,7 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1
       }
       if (first >= end) continue;
       const int64_t columns = pad(end);
-      strip_product<false>(strip, columns, w.q + r0 * width, width, keys, kKeys, a.width, w.score, kKeys, false);
+      strip_product<false, Half>(strip, columns, w.q + r0 * q_words, q_words, keys, kKeys, Form<Half>::depth(a.width), w.score, kKeys, false);
       bool any_row = false;
       for (int i = 0; i < strip; i++) any_row |= softmax_row(rows, r0 + i, w.score + i * kKeys, key0, end, columns, slope);
       if (!any_row) continue;
@@ -135,8 +140,10 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1
         const vf factor = splat(rows.rescale[r0 + i]);
         for (int64_t c = 0; c < value_width; c += W) store(out + i * value_width + c, load(out + i * value_width + c) * factor);
       }
-      strip_product<false>(strip, value_width, w.score + first, kKeys, values + first * value_width, value_width, end - first, out,
-                           value_width, true);
+      for (int i = 0; i < strip; i++) row_to_words<Half>(w.score + i * kKeys, columns);
+      const int64_t start = first / per_word; // probabilities before the first key seen are zeros
+      strip_product<false, Half>(strip, value_width, w.score + start, kKeys, values + start * value_width, value_width,
+                                 Form<Half>::depth(end) - start, out, value_width, true);
     }
   }
   for (int64_t i = 0; i < count; i++) {
@@ -151,6 +158,7 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1
 }
 
 /** Queries [q0, q1) of one batch and all heads of one group. */
+template <bool Half>
 void attend_group(const AttentionArgs& a, int64_t b, int64_t g, int64_t q0, int64_t q1) {
   const int64_t width = pad(a.width), value_width = pad(a.value_width);
   int64_t from = a.keys, to = 0;
@@ -163,22 +171,24 @@ void attend_group(const AttentionArgs& a, int64_t b, int64_t g, int64_t q0, int6
   const int64_t first_block = from < to ? from / kKeys : 0;
   const int64_t blocks = from < to ? (to + kKeys - 1) / kKeys - first_block : 0;
   Workspace w;
-  w.packed.block = kKeys * (a.width + value_width);
-  const int64_t fixed = kQueries * (width + value_width) + (kTileRows + 1) * kKeys;
+  w.packed.key_words = Form<Half>::depth(a.width) * kKeys;
+  w.packed.block = w.packed.key_words + Form<Half>::depth(kKeys) * value_width;
+  const int64_t fixed = kQueries * (width + value_width) + (kTileRows + 1) * kKeys + kKeys * width;
   float* memory = scratch(0, static_cast<size_t>(blocks * w.packed.block + fixed) * 4);
   w.q = memory;
   w.out = w.q + kQueries * width;
   w.score = w.out + kQueries * value_width;
   w.keep = w.score + kTileRows * kKeys;
-  w.packed.data = w.keep + kKeys;
+  w.spare = w.keep + kKeys;
+  w.packed.data = w.spare + kKeys * width;
   for (int64_t block = 0; block < blocks; block++) {
     const int64_t key0 = (first_block + block) * kKeys, n = std::min(kKeys, a.keys - key0);
-    pack_transposed(a.k.data + b * a.k.batch + key0 * a.k.time + g * a.k.head, a.k.time, n, a.width, w.packed.keys(block), kKeys);
-    pack_rows(a.v.data + b * a.v.batch + key0 * a.v.time + g * a.v.head, a.v.time, n, a.value_width, 1, w.packed.values(block, a.width));
+    pack_columns<Half>(a.k.data + b * a.k.batch + key0 * a.k.time + g * a.k.head, a.k.time, n, a.width, w.packed.keys(block), kKeys, w.spare);
+    pack_across<Half>(a.v.data + b * a.v.batch + key0 * a.v.time + g * a.v.head, a.v.time, n, a.value_width, 1, w.packed.values(block));
   }
   const int64_t per_group = a.heads / a.groups;
   for (int64_t h = g * per_group; h < (g + 1) * per_group; h++) {
-    for (int64_t q = q0; q < q1; q += kQueries) attend(a, b, h, q, std::min(q1, q + kQueries), w, first_block);
+    for (int64_t q = q0; q < q1; q += kQueries) attend<Half>(a, b, h, q, std::min(q1, q + kQueries), w, first_block);
   }
 }
 
@@ -267,7 +277,11 @@ void attention(const AttentionArgs& a) {
   parallel_for(pairs * chunks, [&](int64_t task, int) {
     const int64_t pair = task / chunks;
     const int64_t q0 = (chunks - 1 - task % chunks) * chunk; // the long rows of causal attention first
-    attend_group(a, pair / a.groups, pair % a.groups, q0, std::min(a.queries, q0 + chunk));
+    const int64_t q1 = std::min(a.queries, q0 + chunk);
+#if HOWDAH_BF16_DOT
+    if (a.bf16_compute) return attend_group<true>(a, pair / a.groups, pair % a.groups, q0, q1);
+#endif
+    attend_group<false>(a, pair / a.groups, pair % a.groups, q0, q1);
   });
 }
 

@@ -16,24 +16,30 @@ struct Part {
   bool queries, keys;
 };
 
+/** Operands are words in the forms of attention_tiles.hpp; sums are f32. */
 struct Workspace {
   // Per query of the part.
-  float *q, *dout, *dq; // (queries, padded width)
+  float *q_rows, *dout_rows;     // depth along the row
+  float *q_across, *dout_across; // depth across rows: the same memory when a word is one number
+  float* dq;                     // (queries, padded width)
   float *delta, *lse;
   Visible* seen;
   // Per block of keys.
-  float *key_columns, *value_columns; // (width, kKeys), (value width, kKeys)
-  float* key_rows;                    // (kKeys, padded width)
+  float *key_columns, *value_columns; // (depth of the width, kKeys)
+  float* keys_across;                 // (depth of kKeys, padded width)
   float *dk, *dv;                     // (kKeys, padded width)
-  // Per tile.
-  float *p, *ds; // (kQueries, kKeys)
-  float* keep;   // (kKeys)
+  // Per strip and tile of queries.
+  float *p, *ds;               // (kQueries, kKeys): f32, then rows of words
+  float *p_across, *ds_across; // (depth of kQueries, kKeys): the same memory as p and ds when a word is one number
+  float* keep;                 // (kKeys)
+  float* spare;                // (kKeys, larger padded width)
 };
 
+template <bool Half>
 Workspace carve(const AttentionArgs& a, const Part& part) {
   const int64_t n = part.q1 - part.q0, width = pad(a.width), value_width = pad(a.value_width);
-  const int64_t per_query = 2 * width + value_width + 4;
-  const int64_t fixed = kKeys * (a.width + a.value_width + 2 * width + value_width) + 2 * kQueries * kKeys + kKeys + 64;
+  const int64_t per_query = 3 * width + 2 * value_width + 4;
+  const int64_t fixed = (kKeys + 2) * (3 * width + 2 * value_width + std::max(width, value_width)) + 4 * kQueries * kKeys + kKeys + 2 * (width + value_width);
   float* next = scratch(0, static_cast<size_t>(n * per_query + fixed) * 4);
   const auto take = [&](int64_t count) {
     float* p = next;
@@ -41,17 +47,22 @@ Workspace carve(const AttentionArgs& a, const Part& part) {
     return p;
   };
   Workspace w;
-  w.q = take(n * width);
+  w.q_rows = take(n * width / Form<Half>::per_word);
+  w.dout_rows = take(n * value_width / Form<Half>::per_word);
+  w.q_across = Half ? take(Form<Half>::depth(n) * width) : w.q_rows;
+  w.dout_across = Half ? take(Form<Half>::depth(n) * value_width) : w.dout_rows;
   w.dq = take(n * width);
-  w.dout = take(n * value_width);
   w.key_columns = take(a.width * kKeys);
   w.value_columns = take(a.value_width * kKeys);
-  w.key_rows = take(kKeys * width);
+  w.keys_across = take(kKeys * width);
   w.dk = take(kKeys * width);
   w.dv = take(kKeys * value_width);
   w.p = take(kQueries * kKeys);
   w.ds = take(kQueries * kKeys);
+  w.p_across = Half ? take(kQueries * kKeys / 2) : w.p;
+  w.ds_across = Half ? take(kQueries * kKeys / 2) : w.ds;
   w.keep = take(kKeys);
+  w.spare = take(kKeys * std::max(width, value_width));
   w.delta = take(n);
   w.lse = take(n);
   w.seen = reinterpret_cast<Visible*>(take(2 * n));
@@ -100,10 +111,29 @@ HOWDAH_INLINE void strip_probabilities(const AttentionArgs& a, const Workspace& 
   }
 }
 
+/** Rows [first, first + count) of P and dS, the first even, as words across rows; dS becomes rows of words. Nothing to do for f32. */
+template <bool Half>
+HOWDAH_INLINE void to_words(const Workspace& w, int64_t first, int count) {
+  if constexpr (Half) {
+    for (int i = 0; i < count; i += 2) {
+      const int64_t low = (first + i) * kKeys, to = (first + i) / 2 * kKeys;
+      for (int64_t j = 0; j < kKeys; j += W) {
+        const bool both = i + 1 < count;
+        store(w.p_across + to + j, pair_words(load(w.p + low + j), both ? load(w.p + low + kKeys + j) : zero()));
+        store(w.ds_across + to + j, pair_words(load(w.ds + low + j), both ? load(w.ds + low + kKeys + j) : zero()));
+      }
+    }
+    for (int i = 0; i < count; i++) row_to_words<true>(w.ds + (first + i) * kKeys, kKeys);
+  }
+}
+
 /** One tile of queries [t0, t1) (counted from the part's first) against the block of keys at key0. */
+template <bool Half>
 void grad_tile(const AttentionArgs& a, const Part& part, const Workspace& w, int64_t b, int64_t h, int64_t t0, int64_t t1, int64_t key0,
                int64_t keys) {
+  constexpr int64_t per_word = Form<Half>::per_word;
   const int64_t width = pad(a.width), value_width = pad(a.value_width);
+  const int64_t q_words = width / per_word, dout_words = value_width / per_word;
   const float slope = a.slopes ? a.slopes[h] : 0;
   bool sees_any = false, sees_all = true;
   for (int64_t i = t0; i < t1; i++) {
@@ -125,17 +155,22 @@ void grad_tile(const AttentionArgs& a, const Part& part, const Workspace& w, int
     if (first >= end) {
       std::fill_n(p, strip * kKeys, 0.0f);
       std::fill_n(ds, strip * kKeys, 0.0f);
+      to_words<Half>(w, r0 - t0, strip);
       continue;
     }
     const int64_t columns = pad(end);
-    strip_product<false>(strip, columns, w.q + r0 * width, width, w.key_columns, kKeys, a.width, p, kKeys, false);
-    strip_product<false>(strip, columns, w.dout + r0 * value_width, value_width, w.value_columns, kKeys, a.value_width, ds, kKeys, false);
+    strip_product<false, Half>(strip, columns, w.q_rows + r0 * q_words, q_words, w.key_columns, kKeys, Form<Half>::depth(a.width), p, kKeys, false);
+    strip_product<false, Half>(strip, columns, w.dout_rows + r0 * dout_words, dout_words, w.value_columns, kKeys, Form<Half>::depth(a.value_width), ds,
+                               kKeys, false);
     for (int i = 0; i < strip; i++) {
       const int64_t row = (b * a.heads + h) * a.queries + part.q0 + r0 + i;
       strip_probabilities(a, w, row, r0 + i, key0, columns, slope, p + i * kKeys, ds + i * kKeys);
     }
+    to_words<Half>(w, r0 - t0, strip);
     if (part.queries) {
-      strip_product<false>(strip, width, ds + first, kKeys, w.key_rows + first * width, width, end - first, w.dq + r0 * width, width, true);
+      const int64_t start = first / per_word; // dS before the first key seen is zero
+      strip_product<false, Half>(strip, width, ds + start, kKeys, w.keys_across + start * width, width, Form<Half>::depth(end) - start,
+                                 w.dq + r0 * width, width, true);
     }
   }
   if (!part.keys) return;
@@ -148,10 +183,11 @@ void grad_tile(const AttentionArgs& a, const Part& part, const Workspace& w, int
       while (low < high && !sees(high - 1)) high--;
       if (low == high) continue;
     }
-    const int64_t offset = (low - t0) * kKeys + j;
-    strip_product<true>(strip, value_width, w.p + offset, kKeys, w.dout + low * value_width, value_width, high - low,
-                        w.dv + j * value_width, value_width, true);
-    strip_product<true>(strip, width, w.ds + offset, kKeys, w.q + low * width, width, high - low, w.dk + j * width, width, true);
+    low /= per_word; // both in words now; rows that do not see the keys hold zeros
+    const int64_t count = Form<Half>::depth(high) - low, offset = (low - t0 / per_word) * kKeys + j;
+    strip_product<true, Half>(strip, value_width, w.p_across + offset, kKeys, w.dout_across + low * value_width, value_width, count,
+                              w.dv + j * value_width, value_width, true);
+    strip_product<true, Half>(strip, width, w.ds_across + offset, kKeys, w.q_across + low * width, width, count, w.dk + j * width, width, true);
   }
 }
 
@@ -169,24 +205,31 @@ void unpack(const float* from, int64_t rows, int64_t width, float factor, bool a
 }
 
 /** Gradients of one head. Those of keys and values are added to what earlier heads of the group left, unless it is the first. */
+template <bool Half>
 void grad_head(const AttentionGradArgs& args, const Part& part, int64_t b, int64_t h, bool first_head) {
   const AttentionArgs& a = args.forward;
   const int64_t g = h / (a.heads / a.groups), n = part.q1 - part.q0;
   const int64_t width = pad(a.width), value_width = pad(a.value_width);
-  const Workspace w = carve(a, part);
-  pack_rows(a.q.data + b * a.q.batch + part.q0 * a.q.time + h * a.q.head, a.q.time, n, a.width, a.scale, w.q);
-  pack_rows(args.dout.data + b * args.dout.batch + part.q0 * args.dout.time + h * args.dout.head, args.dout.time, n, a.value_width, 1, w.dout);
+  const Workspace w = carve<Half>(a, part);
+  const float* q = a.q.data + b * a.q.batch + part.q0 * a.q.time + h * a.q.head;
+  const float* dout = args.dout.data + b * args.dout.batch + part.q0 * args.dout.time + h * args.dout.head;
+  pack_rows<Half>(q, a.q.time, n, a.width, a.scale, w.q_rows);
+  pack_rows<Half>(dout, args.dout.time, n, a.value_width, 1, w.dout_rows);
+  if constexpr (Half) {
+    pack_across<Half>(q, a.q.time, n, a.width, a.scale, w.q_across);
+    pack_across<Half>(dout, args.dout.time, n, a.value_width, 1, w.dout_across);
+  }
   int64_t from = a.keys, to = 0;
   for (int64_t i = 0; i < n; i++) {
-    const int64_t q = part.q0 + i;
-    const float* out = a.out.data + b * a.out.batch + q * a.out.time + h * a.out.head;
+    const int64_t query = part.q0 + i;
+    const float* out = a.out.data + b * a.out.batch + query * a.out.time + h * a.out.head;
     Chains sum = chains(0);
     for_vectors(a.value_width, [&](int64_t c, auto lanes, auto j) {
-      sum.lane[j] = fma(load_lanes(out + c, lanes), load(w.dout + i * value_width + c), sum.lane[j]);
+      sum.lane[j] = fma(load_lanes(out + c, lanes), load_lanes(dout + i * args.dout.time + c, lanes), sum.lane[j]);
     });
     w.delta[i] = total(sum);
-    w.lse[i] = a.lse[(b * a.heads + h) * a.queries + q];
-    w.seen[i] = w.lse[i] == -__builtin_inff() ? Visible{0, 0} : visible(a, b, q);
+    w.lse[i] = a.lse[(b * a.heads + h) * a.queries + query];
+    w.seen[i] = w.lse[i] == -__builtin_inff() ? Visible{0, 0} : visible(a, b, query);
     if (w.seen[i].first >= w.seen[i].end) continue;
     from = std::min<int64_t>(from, w.seen[i].first);
     to = std::max<int64_t>(to, w.seen[i].end);
@@ -203,10 +246,10 @@ void grad_head(const AttentionGradArgs& args, const Part& part, int64_t b, int64
     if (seen) {
       const float* k = a.k.data + b * a.k.batch + key0 * a.k.time + g * a.k.head;
       const float* v = a.v.data + b * a.v.batch + key0 * a.v.time + g * a.v.head;
-      pack_transposed(k, a.k.time, keys, a.width, w.key_columns, kKeys);
-      pack_transposed(v, a.v.time, keys, a.value_width, w.value_columns, kKeys);
-      if (part.queries) pack_rows(k, a.k.time, keys, a.width, 1, w.key_rows);
-      for (int64_t t = 0; t < n; t += kQueries) grad_tile(a, part, w, b, h, t, std::min(n, t + kQueries), key0, keys);
+      pack_columns<Half>(k, a.k.time, keys, a.width, w.key_columns, kKeys, w.spare);
+      pack_columns<Half>(v, a.v.time, keys, a.value_width, w.value_columns, kKeys, w.spare);
+      if (part.queries) pack_across<Half>(k, a.k.time, keys, a.width, 1, w.keys_across);
+      for (int64_t t = 0; t < n; t += kQueries) grad_tile<Half>(a, part, w, b, h, t, std::min(n, t + kQueries), key0, keys);
     }
     if (part.keys) {
       // Q was packed with the scale in it, so dK has it already.
@@ -219,16 +262,15 @@ void grad_head(const AttentionGradArgs& args, const Part& part, int64_t b, int64
   }
 }
 
-} // namespace
-
-void attention_grad(const AttentionGradArgs& args) {
+template <bool Half>
+void grad_all(const AttentionGradArgs& args) {
   const AttentionArgs& a = args.forward;
   const int64_t pairs = a.batch * a.groups, per_group = a.heads / a.groups;
   if (pairs >= 8 || a.queries * a.keys < 65536) {
     parallel_for(pairs, [&](int64_t pair, int) {
       const int64_t b = pair / a.groups, g = pair % a.groups;
       for (int64_t i = 0; i < per_group; i++) {
-        grad_head(args, {0, a.queries, 0, a.keys, true, true}, b, g * per_group + i, i == 0);
+        grad_head<Half>(args, {0, a.queries, 0, a.keys, true, true}, b, g * per_group + i, i == 0);
       }
     });
     return;
@@ -248,14 +290,23 @@ void attention_grad(const AttentionGradArgs& args) {
       const int64_t pair = task / key_chunks, k0 = task % key_chunks * key_chunk;
       const int64_t b = pair / a.groups, g = pair % a.groups;
       for (int64_t i = 0; i < per_group; i++) {
-        grad_head(args, {0, a.queries, k0, std::min(a.keys, k0 + key_chunk), false, true}, b, g * per_group + i, i == 0);
+        grad_head<Half>(args, {0, a.queries, k0, std::min(a.keys, k0 + key_chunk), false, true}, b, g * per_group + i, i == 0);
       }
     } else {
       task -= key_tasks;
       const int64_t head = task / query_chunks, q0 = task % query_chunks * query_chunk;
-      grad_head(args, {q0, std::min(a.queries, q0 + query_chunk), 0, a.keys, true, false}, head / a.heads, head % a.heads, true);
+      grad_head<Half>(args, {q0, std::min(a.queries, q0 + query_chunk), 0, a.keys, true, false}, head / a.heads, head % a.heads, true);
     }
   });
+}
+
+} // namespace
+
+void attention_grad(const AttentionGradArgs& args) {
+#if HOWDAH_BF16_DOT
+  if (args.forward.bf16_compute) return grad_all<true>(args);
+#endif
+  grad_all<false>(args);
 }
 
 } // namespace howdah::HOWDAH_ISA

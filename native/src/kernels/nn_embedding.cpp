@@ -37,6 +37,10 @@ void embedding_grad(const EmbeddingGradArgs& a) {
     for (int64_t i = first[task]; i < first[task + 1]; i++) {
       const int64_t r = positions[i];
       const float* dy = a.dy + r * n;
+      if (i + 1 < first[task + 1]) { // the next row lies anywhere
+        const float* next_row = a.dy + int64_t{positions[i + 1]} * n;
+        for (int64_t c = 0; c < n; c += 16) __builtin_prefetch(next_row + c);
+      }
       float* sum = a.dtable + int64_t{a.ids[r]} * n;
       for_vectors(n, [&](int64_t c, auto lanes, auto) {
         store_lanes(sum + c, load_lanes(sum + c, lanes) + load_lanes(dy + c, lanes), lanes);

@@ -50,7 +50,7 @@ std::vector<int64_t> counted_rows(const int32_t* targets, int64_t rows) {
 class LogitChunks {
  public:
   LogitChunks(int64_t rows, int64_t channels, int64_t classes, const float* h, const float* w, const int32_t* targets, bool bf16)
-      : channels(channels), classes(classes), h_(h), w_(w), bf16_(bf16), rows(counted_rows(targets, rows)), all_(rows) {
+      : channels(channels), classes(classes), rows(counted_rows(targets, rows)), h_(h), w_(w), bf16_(bf16) {
     leading = (classes + 15) / 16 * 16;
     // A chunk of logits of 8 MB stays in the outer cache, but too few rows make slow matrix products.
     const int64_t fitting = (int64_t{8} << 20) / 4 / std::max<int64_t>(1, leading) / 64 * 64;
@@ -88,17 +88,12 @@ class LogitChunks {
   int64_t leading; // of the logits, padded to whole vectors
   int64_t chunk;   // rows
   float* logits;
+  std::vector<int64_t> rows; // those that count
 
  private:
   const float* h_;
   const float* w_;
   bool bf16_;
-
- public:
-  std::vector<int64_t> rows;
-
- private:
-  int64_t all_;
   float* dense_; // hidden states of the chunk when some rows do not count
 };
 
