@@ -68,34 +68,31 @@ void fold_all_float(const FoldArgs& args) {
   *out = args.start ? sum : combine<kind>(*out, sum);
 }
 
-template <DType type, Combine kind>
-void fold_columns_float(const FoldArgs& args) {
+/** `rows` rows added into `out`, one vector of columns after the other, so that memory is read along the rows. */
+template <DType type, Combine kind, int rows>
+HOWDAH_INLINE void fold_rows(const FoldArgs& args, int64_t r, float* out) {
   using L = Lanes<type>;
-  float* out = static_cast<float*>(args.out);
-  const vf none = splat(identity<kind>());
+  const int64_t base = r * args.row_stride;
   int64_t i = 0;
-  // Four vectors of columns at a time stay in registers while all rows pass.
-  for (; i + 4 * W <= args.columns; i += 4 * W) {
-    vf a0 = args.start ? none : load(out + i), a1 = args.start ? none : load(out + i + W);
-    vf a2 = args.start ? none : load(out + i + 2 * W), a3 = args.start ? none : load(out + i + 3 * W);
-    for (int64_t r = 0; r < args.rows; ++r) {
-      const int64_t base = r * args.row_stride + i;
-      a0 = fold<kind>(a0, L::load(args.in, base));
-      a1 = fold<kind>(a1, L::load(args.in, base + W));
-      a2 = fold<kind>(a2, L::load(args.in, base + 2 * W));
-      a3 = fold<kind>(a3, L::load(args.in, base + 3 * W));
-    }
-    store(out + i, a0);
-    store(out + i + W, a1);
-    store(out + i + 2 * W, a2);
-    store(out + i + 3 * W, a3);
+  for (; i + W <= args.columns; i += W) {
+    vf a = load(out + i);
+    for (int k = 0; k < rows; ++k) a = fold<kind>(a, L::load(args.in, base + k * args.row_stride + i));
+    store(out + i, a);
   }
-  for (; i < args.columns; i += W) {
-    const int64_t n = std::min<int64_t>(W, args.columns - i);
-    vf a = args.start ? none : load_n(out + i, n);
-    for (int64_t r = 0; r < args.rows; ++r) a = fold<kind>(a, L::load_n(args.in, r * args.row_stride + i, n));
+  if (const int64_t n = args.columns - i; n > 0) {
+    vf a = load_n(out + i, n);
+    for (int k = 0; k < rows; ++k) a = fold<kind>(a, L::load_n(args.in, base + k * args.row_stride + i, n));
     store_n(out + i, a, n);
   }
+}
+
+template <DType type, Combine kind>
+void fold_columns_float(const FoldArgs& args) {
+  float* out = static_cast<float*>(args.out);
+  if (args.start) std::fill_n(out, args.columns, identity<kind>());
+  int64_t r = 0;
+  for (; r + 8 <= args.rows; r += 8) fold_rows<type, kind, 8>(args, r, out);
+  for (; r < args.rows; ++r) fold_rows<type, kind, 1>(args, r, out);
 }
 
 /** Integers: order does not matter, so the compiler vectorises plain loops. */
