@@ -13,7 +13,7 @@ export interface DecoderOptions {
   readonly slots: number;
   /** Tokens of the longest sequence, prompt and reply; default the model's context. */
   readonly capacity?: number | undefined;
-  /** Lengths of the pieces that prompts are read in, ascending. A piece is padded to the next one. Default 16, 64, 256. */
+  /** Lengths of the pieces that prompts are read in, ascending. A piece is padded to the next one. Default 16, 32, 64, 128, 256. */
   readonly chunks?: readonly number[] | undefined;
   /**
    * How many prompts are read in one call at most. With 1, the bits of a sequence's logits do not depend on what else is held; more is
@@ -23,6 +23,8 @@ export interface DecoderOptions {
   /** Of the matrix products. Default f32: while decoding, reading the weights takes the time, not multiplying them. */
   readonly precision?: Precision | undefined;
 }
+
+const CHUNKS = [16, 32, 64, 128, 256];
 
 /** The next tokens of the sequence in a slot. */
 export interface Piece {
@@ -59,7 +61,7 @@ export class Decoder {
   readonly #lengths: Int32Array;
 
   constructor(options: DecoderOptions) {
-    const { slots, chunks = [16, 64, 256], capacity } = options;
+    const { slots, chunks = CHUNKS, capacity } = options;
     for (const [name, n] of [
       ["slots", slots],
       ["capacity", capacity ?? 1],

@@ -42,6 +42,11 @@ export function checkSampling(p: SamplingParameters): void {
     wrong("repetition penalty", penalty, "above 0");
 }
 
+/** Whether any token may be left out. */
+function filters({ topK = 0, topP = 1, minP = 0 }: SamplingParameters, vocabulary: number): boolean {
+  return (topK > 0 && topK < vocabulary) || topP < 1 || minP > 0;
+}
+
 /**
  * A number in [0, 1) with 53 random bits that depends on its arguments alone, by a counter-based generator (Philox): the draws of a
  * request are the same whatever else runs.
@@ -102,7 +107,10 @@ export class Sampler {
     const statistics = measure ? this.#statistics() : undefined;
     const penalty = parameters.repetitionPenalty ?? 1;
     if (penalty !== 1) this.#penalize(history, penalty);
-    result.token = temperature === 0 ? this.#highest().token : this.#draw(parameters, uniform);
+    if (temperature === 0) result.token = statistics && penalty === 1 ? statistics.token : this.#highest().token;
+    else if (statistics && penalty === 1 && !filters(parameters, n))
+      result.token = this.#pick(undefined, n, statistics.total, uniform);
+    else result.token = this.#draw(parameters, uniform);
     result.logProbability = Number.NaN;
     result.entropy = Number.NaN;
     if (statistics) {
@@ -135,19 +143,21 @@ export class Sampler {
     return { token, score };
   }
 
-  /** H = log Z - sum of p x, with x the scores and Z the sum of their exponentials. */
-  #statistics(): { logSumExp: number; entropy: number } {
-    const { score: top } = this.#highest();
+  /** H = log Z - sum of p x, with x the scores and Z the sum of their exponentials. Leaves the weights of all tokens behind. */
+  #statistics(): { token: number; logSumExp: number; entropy: number; total: number } {
+    const { token, score: top } = this.#highest();
     const scores = this.#scores;
+    const weights = this.#weights;
     let total = 0;
     let weighted = 0;
     for (let i = 0; i < scores.length; i++) {
       const x = scores[i]! - top;
       const e = Math.exp(x);
+      weights[i] = e;
       total += e;
       if (e > 0) weighted += e * x;
     }
-    return { logSumExp: top + Math.log(total), entropy: Math.log(total) - weighted / total };
+    return { token, logSumExp: top + Math.log(total), entropy: Math.log(total) - weighted / total, total };
   }
 
   #penalize(history: readonly number[], penalty: number): void {
@@ -191,6 +201,12 @@ export class Sampler {
       }
       count = kept;
     }
+    return this.#pick(tokens, count, total, uniform);
+  }
+
+  /** The token at `uniform` of the way through the weights, which sum to `total`. @param tokens none: all in order */
+  #pick(tokens: Int32Array | undefined, count: number, total: number, uniform: number): number {
+    const weights = this.#weights;
     let left = uniform * total;
     let last = 0;
     for (let i = 0; i < count; i++) {
@@ -200,7 +216,7 @@ export class Sampler {
       left -= e;
       if (left < 0) break;
     }
-    return tokens[last]!;
+    return tokens ? tokens[last]! : last;
   }
 
   /** The k-th highest score, by a heap of the k highest so far whose root is the lowest of them. */

@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { readSafetensors } from "../../src/checkpoint/index.ts";
 import { useBackend } from "../../src/engine/index.ts";
 import { Generator, generateBatch } from "../../src/generate/index.ts";
 import { type LanguageModel, loadModel, logits, tokenLogProbabilities } from "../../src/models/index.ts";
@@ -21,6 +22,23 @@ const promptsOf = (lengths: readonly number[], vocabulary: number): number[][] =
 const row = (ids: readonly number[]) => tensor(Int32Array.from(ids), { shape: [1, ids.length] }) as Tensor<"i32">;
 
 describe.each(backends.map((b) => [b.name, b] as const))("%s", (_name, backend) => {
+  describe.each(["gpt2", "llama-grouped", "llama-scaled", "qwen2"])("%s", (name) => {
+    checkLeaks();
+
+    test("greedy replies are those of transformers' generate", async () => {
+      useBackend(backend);
+      const { model } = await loadModel(folder(name));
+      const expected = await readSafetensors(`${folder(name)}/expected.safetensors`);
+      const wholes: number[][] = [];
+      for (const length of [2, 5, 7]) wholes.push(await expected.get(`greedy.${length}`)!.numbers());
+      const prompts = [2, 5, 7].map((length, i) => wholes[i]!.slice(0, length));
+      const endIds = model.config.tokens.end!;
+      const replies = await generateBatch(model, prompts, { ...greedy, maxTokens: 12, endIds, chunks: [4] });
+      expect(replies.map(({ tokens }, i) => [...prompts[i]!, ...tokens])).toEqual(wholes);
+      dispose([model, [...expected.values()]]);
+    });
+  });
+
   describe.each(["gpt2", "llama-grouped"])("%s", (name) => {
     let model: LanguageModel;
     beforeAll(async () => {

@@ -82,6 +82,22 @@ test("draws depend on seed, stream and position, and on nothing else", () => {
   expect(different.every((u) => u >= 0 && u < 1)).toBe(true);
 });
 
+test("measuring changes no choice", () => {
+  const logits = Float32Array.from({ length: 50 }, (_, i) => 3 * Math.sin(i * i));
+  const sampler = new Sampler(50);
+  for (const parameters of [
+    { temperature: 0 },
+    { temperature: 0.9 },
+    { temperature: 1, topK: 7 },
+    { temperature: 1, repetitionPenalty: 1.4 },
+  ])
+    for (let i = 0; i < 100; i++) {
+      const pick = (measure: boolean) =>
+        sampler.sample(logits, parameters, [1, 2, 40], uniformAt(3, 0, i), measure).token;
+      expect(pick(true)).toBe(pick(false));
+    }
+});
+
 test("temperature 0 takes the most likely token, of equals the lowest id", () => {
   const sampler = new Sampler(4);
   const pick = (logits: number[], more: Partial<SamplingParameters> = {}, history: number[] = []) =>
