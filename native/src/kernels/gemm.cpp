@@ -90,6 +90,9 @@ PackedA<BF> pack_a(const GemmArgs& g, int64_t i, int rows, int64_t k0, int k, fl
   return packed;
 }
 
+/** Panels of B packed in one go where its rows lie along n: long runs of them are read, and the panels stay in L2. */
+constexpr int64_t panels_at_once = 8;
+
 /** Packs `columns` columns of op(B) from column j into panels as wide as the tile, `stride` words apart. */
 template <bool BF>
 void pack_b(const GemmArgs& g, int64_t j, int64_t columns, int64_t k0, int k, float* to, int64_t stride) {
@@ -100,9 +103,9 @@ void pack_b(const GemmArgs& g, int64_t j, int64_t columns, int64_t k0, int k, fl
       for (int64_t c = 0; c < columns; c += width, to += stride)
         pack_panel_transposed<BF>(b + (j + c) * g.ldb + k0, g.ldb, (int)std::min<int64_t>(width, columns - c), k, width, to);
     } else {
-      // A few panels at a time: whole cache lines of B's rows are used, and the panels written stay in L1.
-      for (int64_t c = 0; c < columns; c += 4 * width, to += 4 * stride)
-        pack_panels<BF>(b + k0 * g.ldb + j + c, g.ldb, (int)std::min<int64_t>(4 * width, columns - c), k, width, to, stride);
+      constexpr int64_t step = panels_at_once * width;
+      for (int64_t c = 0; c < columns; c += step, to += panels_at_once * stride)
+        pack_panels<BF>(b + k0 * g.ldb + j + c, g.ldb, (int)std::min<int64_t>(step, columns - c), k, width, to, stride);
     }
   });
 }
@@ -188,23 +191,26 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
       const int64_t k0 = (int64_t)p * blocks.size;
       a = pack_a<BF>(g, 0, (int)g.m, k0, (int)std::min<int64_t>(blocks.size, g.k - k0), a_all + p * a_words);
     }
-    // One task is a range of columns; its panel of B is packed into this thread's own scratch.
+    // One task is a range of columns. It packs a few panels of B at a time into this thread's own scratch.
     const int64_t panels = ceil_div(g.n, width);
-    const int64_t per_task = parallel ? std::max<int64_t>(1, panels / (8 * threads)) : panels;
+    const int64_t per_task = parallel ? ceil_div(panels, 4 * threads) : panels;
     each(parallel, ceil_div(panels, per_task), [&](int64_t task) {
-      float* const b = scratch(slot_b, (size_t)kd_block * width * 4);
-      for (int64_t panel = task * per_task; panel < std::min(panels, (task + 1) * per_task); panel++) {
-        const int64_t j = panel * width;
-        const int columns = (int)std::min<int64_t>(width, g.n - j);
-        const Partial partial = partial_for(0, j, width);
+      const int64_t stride = (int64_t)kd_block * width, end = std::min(panels, (task + 1) * per_task);
+      float* const b = scratch(slot_b, (size_t)(std::min(panels_at_once, per_task) * stride) * 4);
+      for (int64_t first = task * per_task; first < end; first += panels_at_once) {
+        const int64_t count = std::min(panels_at_once, end - first), j0 = first * width;
+        const int64_t columns = std::min<int64_t>(count * width, g.n - j0);
+        const Partial partial = partial_for(0, j0, columns);
         for (int p = 0; p < blocks.count; p++) {
           const int64_t k0 = (int64_t)p * blocks.size;
           const int k = (int)std::min<int64_t>(blocks.size, g.k - k0), kd = words(k, BF);
           PackedA<BF> ap = a;
           ap.data = a_all + p * a_words;
           if (g.trans_a) ap.panel = (int64_t)kd * tile_rows + W;
-          pack_b<BF>(g, j, columns, k0, k, b, 0);
-          multiply_panel<BF>(g, ap, 0, (int)g.m, kd, b, width, j, columns, partial, {p == 0, p == blocks.count - 1});
+          pack_b<BF>(g, j0, columns, k0, k, b, stride);
+          for (int64_t panel = 0; panel < count; panel++)
+            multiply_panel<BF>(g, ap, 0, (int)g.m, kd, b + panel * stride, width, j0 + panel * width,
+                               (int)std::min<int64_t>(width, columns - panel * width), partial, {p == 0, p == blocks.count - 1});
         }
       }
     });
@@ -218,13 +224,14 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
     const int64_t stride = (int64_t)kd_block * width; // words of a packed panel of B
     float* const b = scratch(slot_b, (size_t)(panels * stride * blocks.count) * 4);
 
-    // Four panels of one block of k per task.
-    const int64_t groups = ceil_div(panels, 4);
+    // One task packs a group of panels for one block of k.
+    const int64_t group = std::clamp<int64_t>(panels * blocks.count / (4 * threads), 1, panels_at_once);
+    const int64_t groups = ceil_div(panels, group);
     const bool share_packing = parallel && columns * g.k >= 32768;
     each(share_packing, groups * blocks.count, [&](int64_t task) {
-      const int64_t p = task / groups, panel = task % groups * 4;
+      const int64_t p = task / groups, panel = task % groups * group;
       const int64_t k0 = p * blocks.size;
-      pack_b<BF>(g, j0 + panel * width, std::min<int64_t>(4 * width, columns - panel * width), k0,
+      pack_b<BF>(g, j0 + panel * width, std::min<int64_t>(group * width, columns - panel * width), k0,
                  (int)std::min<int64_t>(blocks.size, g.k - k0), b + (p * panels + panel) * stride, stride);
     });
 
@@ -403,11 +410,11 @@ void multiply_one(const GemmArgs& g, bool parallel) {
     return;
   }
   parallel = parallel && flops(g) >= 2 * task_flops;
-  if (std::min(g.m, g.n) <= thin_limit) {
-    // Rows of x against rows of w, whichever of the two is the smaller; k must fill some vectors.
-    const bool x_rows = g.m <= g.n;
-    return multiply_thin<BF>(g, x_rows, parallel);
-  }
+  // Thin: rows of x against w, x the smaller of the two. Adding up rows of w is in f32, so with more than a few rows
+  // bf16 dot products win in spite of the packing.
+  const bool x_rows = g.m <= g.n;
+  const bool w_contiguous = x_rows ? g.trans_b : !g.trans_a;
+  if (std::min(g.m, g.n) <= (BF && !w_contiguous ? thin_limit / 2 : thin_limit)) return multiply_thin<BF>(g, x_rows, parallel);
   const int parts = parts_of(g);
   if (parts > 1) return multiply_in_parts<BF>(g, parts, parallel);
   multiply_blocked<BF>(g, parallel);

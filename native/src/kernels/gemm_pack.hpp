@@ -161,6 +161,9 @@ static void pack_panel_transposed(const T* source, int64_t ld, int rows, int k, 
   }
 }
 
+/** How far pack_panels fetches ahead: with long k, it waits for memory more than anything else. */
+constexpr int prefetch_rows = 16;
+
 /**
  * k rows of `columns` contiguous values to panels [kd][width], `stride` words apart; columns beyond the last are zeros.
  * Where the width is no multiple of W, a panel needs W words of slack behind it.
@@ -172,11 +175,15 @@ static void pack_panels(const T* source, int64_t ld, int columns, int k, int wid
     const int k0 = q * k_per_word(BF);
     const T* s = source + k0 * ld;
     const T* next = BF && k0 + 1 < k ? s + ld : nullptr;
+    // Runs of a row are too short for the processor's own prefetching.
+    const T* ahead = s + (k0 + prefetch_rows < k ? prefetch_rows * ld : 0);
     float* panel = to + (int64_t)q * width;
     for (int c = 0; c < columns; c += width, panel += stride)
       for (int w = 0; w < width; w += W) {
         // The store may reach over the end of this row of words: what it hits is written later, or slack.
         const int at = c + w, left = columns - at;
+        __builtin_prefetch(ahead + at);
+        if (BF) __builtin_prefetch(ahead + ld + at);
         vi v{};
         if (left > 0) v = words_across_k<BF>(s + at, next ? next + at : nullptr, left);
         store((int32_t*)(panel + w), v);

@@ -1,0 +1,113 @@
+// The thread pool: every task runs once, whoever calls and however often.
+#include "pool.hpp"
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <thread>
+#include <vector>
+
+#include "test.hpp"
+
+using namespace howdah;
+
+TEST("pool: each task runs exactly once and is finished when parallel_for returns") {
+  for (int round = 0; round < 3000; round++) {
+    const int64_t tasks = round % 37;
+    std::vector<int> count((size_t)tasks);
+    parallel_for(tasks, [&](int64_t task, int) { count[(size_t)task]++; });
+    for (int c : count) CHECK(c == 1);
+  }
+}
+
+TEST("pool: jobs after a pause, when the threads sleep") {
+  for (int round = 0; round < 20; round++) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    std::atomic<int> count{0};
+    parallel_for(8, [&](int64_t, int) {
+      count++;
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    });
+    CHECK(count == 8);
+  }
+}
+
+TEST("pool: thread numbers are below thread_count and no two tasks run under one number at once") {
+  std::vector<std::atomic<int>> busy((size_t)thread_count());
+  std::atomic<int> wrong{0};
+  parallel_for(2000, [&](int64_t, int thread) {
+    if (thread < 0 || thread >= thread_count() || thread != current_thread()) {
+      wrong++;
+      return;
+    }
+    if (busy[(size_t)thread].fetch_add(1) != 0) wrong++;
+    busy[(size_t)thread].fetch_sub(1);
+  });
+  CHECK(wrong == 0);
+}
+
+TEST("pool: a call from inside a task runs inline under the same number") {
+  std::atomic<int> count{0}, wrong{0};
+  parallel_for(16, [&](int64_t, int outer) {
+    parallel_for(10, [&](int64_t, int inner) {
+      count++;
+      if (inner != outer) wrong++;
+    });
+  });
+  CHECK(count == 160);
+  CHECK(wrong == 0);
+}
+
+TEST("pool: several callers at once") {
+  std::atomic<int64_t> sum{0};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; i++)
+    callers.emplace_back([&] {
+      for (int round = 0; round < 300; round++) parallel_for(9, [&](int64_t task, int) { sum += task; });
+    });
+  for (auto& caller : callers) caller.join();
+  CHECK(sum == 4 * 300 * 36);
+}
+
+TEST("pool: limit_threads(1) keeps all work on the caller") {
+  limit_threads(1);
+  CHECK(thread_count() == 1);
+  const auto self = std::this_thread::get_id();
+  std::atomic<int> elsewhere{0};
+  parallel_for(200, [&](int64_t, int) { elsewhere += std::this_thread::get_id() != self; });
+  CHECK(elsewhere == 0);
+  limit_threads(99);
+}
+
+TEST("pool: denormals are flushed inside tasks, and the caller's mode comes back") {
+#if defined(__x86_64__) || defined(__aarch64__)
+  volatile float tiny = std::numeric_limits<float>::min();
+  const auto half = [&] { return tiny * 0.5f; };
+  CHECK(half() > 0);
+  std::atomic<int> kept{0};
+  parallel_for(64, [&](int64_t, int) { kept += half() != 0; });
+  CHECK(kept == 0);
+  parallel_for(1, [&](int64_t, int) { kept += half() != 0; });
+  CHECK(kept == 0);
+  CHECK(half() > 0);
+#endif
+}
+
+TEST("pool: scratch is aligned, each thread's own, and keeps its contents") {
+  std::atomic<int> wrong{0};
+  parallel_for(64, [&](int64_t task, int) {
+    const size_t n = (size_t)(1000 + task * 37);
+    float* a = scratch(0, n * 4);
+    float* b = scratch(1, n * 4);
+    if ((uintptr_t)a % 64 || (uintptr_t)b % 64 || a == b) wrong++;
+    for (size_t i = 0; i < n; i++) a[i] = (float)task, b[i] = -1;
+    for (size_t i = 0; i < n; i++)
+      if (a[i] != (float)task) {
+        wrong++;
+        break;
+      }
+  });
+  CHECK(wrong == 0);
+  scratch(2, 4096)[1000] = 5;
+  CHECK(scratch(2, 4096)[1000] == 5);
+}
