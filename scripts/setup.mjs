@@ -174,7 +174,11 @@ async function typescript(state) {
 
 async function studio(state) {
   if (!existsSync(at("studio", "vite.config.ts"))) return false;
-  const sources = filesUnder(at("studio"), (path) => /^(dist|node_modules)(\/|$)/.test(path));
+  const sources = [
+    ...filesUnder(at("studio"), (path) => /^(dist|node_modules)(\/|$)/.test(path)),
+    // What the page shares with the library: the run's state and its JSON.
+    ...["state", "json", "events"].map((name) => at("src", "runs", `${name}.ts`)),
+  ];
   const hash = hashOf(sources, [state.dependencies ?? ""]);
   if (state.studio === hash && existsSync(at("studio", "dist", "index.html"))) return false;
   await step("Building the Studio (vite)", () =>
