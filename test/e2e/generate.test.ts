@@ -217,6 +217,7 @@ describe("a conversation", () => {
     await until(() => text().includes("There is no /nonsense"));
     input.write("\u0003");
     expect(await done).toMatchObject({ replies: 1 });
+    expect(text().endsWith("\n")).toBe(true);
   });
 
   test("a signal from outside ends it at once", async () => {

@@ -161,7 +161,10 @@ export async function converse(host: GeneratingHost, o: ChatOptions): Promise<Co
   try {
     for (;;) {
       const line = await lines.next(me === undefined ? "> " : `${me}> `);
-      if (line === undefined || o.signal.aborted) break;
+      if (line === undefined || o.signal.aborted) {
+        if (terminal) say("\n"); // the cursor stands behind the prompt
+        break;
+      }
       if (line.startsWith("/")) {
         if (!command(line.trim())) break;
         continue;
