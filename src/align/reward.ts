@@ -1,4 +1,5 @@
 import type { LanguageModel } from "../models/model.ts";
+import { jit } from "../tensor/jit.ts";
 import { full } from "../tensor/ops/creation.ts";
 import { logistic, where } from "../tensor/ops/elementwise.ts";
 import { takeAlongLast } from "../tensor/ops/indexing.ts";
@@ -38,7 +39,10 @@ export class RewardModel<M extends LanguageModel = LanguageModel> extends Module
 
 /** A reward model on a trained trunk, with a small random score. */
 export function initRewardModel<M extends LanguageModel>(trunk: M, width: number, key: Tensor): RewardModel<M> {
-  return new RewardModel(trunk, normal(key, [width]).mul(1 / Math.sqrt(width + 1)));
+  const once = jit((k: Tensor) => normal(k, [width]).mul(1 / Math.sqrt(width + 1)), { name: "initRewardModel" });
+  const score = once(key);
+  once.release();
+  return new RewardModel(trunk, score);
 }
 
 /** Pairs side by side: row 2i is the chosen reply to a prompt, row 2i + 1 the rejected one. */

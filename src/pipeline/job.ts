@@ -1,8 +1,11 @@
+import { join } from "node:path";
 import { loadModel, saveModel } from "../models/folder.ts";
 import type { LanguageModel } from "../models/model.ts";
 import { parameterCount } from "../models/model.ts";
 import type { LoadedRecipe, Recipe, Stage, StageOf } from "../recipe/index.ts";
 import { writeResolved } from "../recipe/load.ts";
+import type { Event } from "../runs/events.ts";
+import { readEvents } from "../runs/log.ts";
 import type { Run } from "../runs/run.ts";
 import { dispose } from "../tensor/tree.ts";
 import { StoppedError } from "../train/loop.ts";
@@ -19,7 +22,7 @@ import {
   stepsForMinutes,
   textBatch,
 } from "./pretrain.ts";
-import { type ReportResult, report, type Summaries, writeReport } from "./report.ts";
+import { JUDGE, type ReportResult, report, type Summaries, writeReport } from "./report.ts";
 import { replies, reward } from "./reward.ts";
 import { sft } from "./sft.ts";
 import { trainStage } from "./stage.ts";
@@ -46,6 +49,7 @@ type Summary = Record<string, number>;
  */
 export async function runJob(run: Run, loaded: LoadedRecipe, options: JobOptions = {}): Promise<JobResult> {
   const { recipe } = loaded;
+  const sitting = Date.now();
   const finished = new Map(run.past.stages.filter((s) => s.status === "finished").map((s) => [s.name, s] as const));
   run.events.emit({ type: "run", status: run.resumed ? "resumed" : "started" });
   const seconds: Record<string, number> = {};
@@ -58,12 +62,18 @@ export async function runJob(run: Run, loaded: LoadedRecipe, options: JobOptions
       if (past) {
         seconds[stage.name] = past.seconds ?? 0;
         summaries[stage.name] = (past.summary ?? {}) as Summary;
+        run.checkpoints.remove(stage.name); // the last sitting may have ended just before it did
         if (hasModel(stage)) options.onModel?.({ stage: stage.name, folder: run.modelFolder(stage.name) });
         continue;
       }
       const about = { stage: stage.name, index, count: recipe.stages.length };
       const again = run.past.stages.some((s) => s.name === stage.name && s.status === "running");
-      run.events.emit({ type: "stage", ...about, status: again ? "resumed" : "started" });
+      run.events.emit({
+        type: "stage",
+        ...about,
+        status: again ? "resumed" : "started",
+        ...(again ? { step: run.checkpoints.latest(stage.name)?.step ?? 0 } : {}),
+      });
       const begun = performance.now();
       let summary: Summary;
       if (stage.kind === "report") {
@@ -71,7 +81,7 @@ export async function runJob(run: Run, loaded: LoadedRecipe, options: JobOptions
         samples = made.samples;
         summary = made.summary;
       } else summary = await runStage(workshop, stage, index, loaded);
-      const earlier = again ? (run.past.stages.find((s) => s.name === stage.name)?.seconds ?? 0) : 0;
+      const earlier = again ? secondsSpent(readEvents(join(run.path, "events.jsonl")).events, stage.name, sitting) : 0;
       seconds[stage.name] = (performance.now() - begun) / 1000 + earlier;
       summaries[stage.name] = summary;
       if (stage.kind === "report")
@@ -80,6 +90,7 @@ export async function runJob(run: Run, loaded: LoadedRecipe, options: JobOptions
         );
       run.events.emit({ type: "stage", ...about, status: "finished", seconds: seconds[stage.name]!, summary });
       run.checkpoints.remove(stage.name);
+      if (stage.kind === "report") run.checkpoints.remove(JUDGE);
     }
     const parameters = await countParameters(workshop);
     run.events.emit({ type: "run", status: "finished" });
@@ -93,6 +104,25 @@ export async function runJob(run: Run, loaded: LoadedRecipe, options: JobOptions
     });
     throw error;
   }
+}
+
+/** Seconds that earlier sittings, which began before the time `until`, spent in a stage they did not finish. */
+export function secondsSpent(events: readonly Event[], stage: string, until: number): number {
+  let total = 0;
+  let began: number | undefined;
+  let last = 0;
+  for (const event of events) {
+    if (event.t >= until) break;
+    // A new sitting: the one before ended with its last event, however it ended.
+    if (event.type === "run" && (event.status === "started" || event.status === "resumed") && began !== undefined) {
+      total += last - began;
+      began = undefined;
+    }
+    if (event.type === "stage" && event.stage === stage) began = event.t;
+    last = event.t;
+  }
+  if (began !== undefined) total += last - began;
+  return total / 1000;
 }
 
 const hasModel = (stage: Stage): boolean => stage.kind === "pretrain" || stage.kind === "sft" || stage.kind === "ppo";

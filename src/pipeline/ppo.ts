@@ -15,6 +15,7 @@ import { Generator, type Reply } from "../generate/batch.ts";
 import { loadModel, saveModel } from "../models/folder.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { StageOf } from "../recipe/index.ts";
+import { InputError } from "../tensor/errors.ts";
 import { jit } from "../tensor/jit.ts";
 import { scalar } from "../tensor/ops/creation.ts";
 import { takeAlongLast } from "../tensor/ops/indexing.ts";
@@ -75,6 +76,10 @@ export async function ppo(workshop: Workshop, stage: StageOf<"ppo">, index: numb
     list.filter((p) => p.prompt.length + stage.reply_tokens <= recipe.model.context);
   const prompts = usable(pairs.train);
   const heldOut = usable(pairs.heldOut).slice(0, 2 * SLOTS);
+  if (prompts.length === 0 || heldOut.length === 0)
+    throw new InputError(
+      `${stage.name}: ${prompts.length} prompts to learn from and ${heldOut.length} held-out ones leave room for replies of ${stage.reply_tokens} tokens in a context of ${recipe.model.context}. Lower reply_tokens, raise model.context, or add text.`,
+    );
   // Everything of one row length: one program of each kind.
   const length = Math.max(...[...prompts, ...heldOut].map((p) => p.prompt.length)) + stage.reply_tokens;
 

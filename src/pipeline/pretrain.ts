@@ -7,13 +7,12 @@ import type { StageOf } from "../recipe/index.ts";
 import { type Jitted, jit } from "../tensor/jit.ts";
 import { scalar } from "../tensor/ops/creation.ts";
 import { linearCrossEntropy } from "../tensor/ops/nn.ts";
-import { randomKey, splitKey } from "../tensor/ops/random.ts";
 import type { Precision } from "../tensor/runtime.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import { Optimizer } from "../train/optimizer.ts";
 import { type StepLoss, type TrainState, trainStep } from "../train/step.ts";
-import type { Workshop } from "./workshop.ts";
+import { stageKeys, type Workshop } from "./workshop.ts";
 
 /** The model's config as the recipe and the tokenizer decide it. */
 export function modelConfig({ recipe, tokenizer }: Pick<Workshop, "recipe" | "tokenizer">): ModelConfig {
@@ -138,11 +137,10 @@ export function optimizerOf(workshop: Workshop): Optimizer {
 
 /** Fresh weights and everything else a stage starts with. */
 export function freshState(workshop: Workshop, optimizer: Optimizer, salt: number): TrainState<LanguageModel> {
-  const root = randomKey(workshop.recipe.seed * 1000 + salt);
-  const [init, stage] = splitKey(root, 2) as [Tensor<"i32">, Tensor<"i32">];
+  const { init, key } = stageKeys(workshop, salt);
   const model = initModel(modelConfig(workshop), init);
-  dispose([root, init]);
-  return { model, optimizer: optimizer.init(model), key: stage };
+  dispose(init);
+  return { model, optimizer: optimizer.init(model), key };
 }
 
 export interface PretrainParts {

@@ -7,7 +7,10 @@ import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import { type EncodedPair, makePairs } from "./pairs.ts";
 import { loadRewardModel, preferencePairs, replies, saveRewardModel, trainRewardModel } from "./reward.ts";
-import { folderOfStage, type Workshop } from "./workshop.ts";
+import { folderOfStage, progressOf, type Workshop } from "./workshop.ts";
+
+/** Name of the judge's samples, checkpoints and model in the run. */
+export const JUDGE = "judge";
 
 /** Numbers of the stages so far, by stage name. */
 export type Summaries = Readonly<Record<string, Readonly<Record<string, number>>>>;
@@ -42,6 +45,7 @@ export async function report(workshop: Workshop, stage: StageOf<"report">, index
   if (stage.judge) {
     const made = await preferencePairs(
       workshop,
+      JUDGE,
       sftFolder,
       pairs.judgeTrain,
       pairs.judgeHeldOut,
@@ -51,18 +55,20 @@ export async function report(workshop: Workshop, stage: StageOf<"report">, index
         temperature: rewardStage.temperature,
         rejected: rewardStage.rejected,
       },
-      (done, total) =>
-        workshop.emit({ type: "progress", stage: stage.name, done, total, unit: "samples", rate: 0, secondsLeft: 0 }),
+      progressOf(workshop, stage.name, "samples"),
     );
-    const trained = await trainRewardModel(workshop, rewardStage, index, {
-      name: "judge",
+    // The judge is no stage of the recipe: what its training reports belongs to this one.
+    const emit: Workshop["emit"] = (event) =>
+      workshop.emit("stage" in event && event.stage === JUDGE ? { ...event, stage: stage.name } : event);
+    const trained = await trainRewardModel({ ...workshop, emit }, rewardStage, index, {
+      name: JUDGE,
       trunkFolder: folderOfStage(workshop, ["pretrain"], index),
       pairs: made,
       salt: 601,
     });
     judge = trained.model;
     summary.judge_accuracy = trained.accuracy;
-    await saveRewardModel(workshop, "judge", judge);
+    await saveRewardModel(workshop, JUDGE, judge);
   } else judge = await loadRewardModel(folderOfStage(workshop, ["reward"], index));
 
   const usable = (list: readonly EncodedPair[]) =>

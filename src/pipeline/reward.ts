@@ -1,4 +1,6 @@
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { z } from "zod";
 import { initRewardModel, type PairBatch, pairLoss, RewardModel } from "../align/reward.ts";
 import { loadTree, saveTree } from "../checkpoint/index.ts";
 import { shuffled } from "../data/index.ts";
@@ -7,10 +9,10 @@ import { Generator } from "../generate/batch.ts";
 import { loadModel, saveModel } from "../models/folder.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { StageOf } from "../recipe/index.ts";
+import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
 import { jit } from "../tensor/jit.ts";
 import { scalar, zeros } from "../tensor/ops/creation.ts";
-import { randomKey, splitKey } from "../tensor/ops/random.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import { encodeChat } from "../tokenizers/index.ts";
@@ -18,7 +20,7 @@ import { Optimizer } from "../train/optimizer.ts";
 import { trainStep } from "../train/step.ts";
 import { type EncodedPair, makePairs } from "./pairs.ts";
 import { trainStage } from "./stage.ts";
-import { folderOfStage, type Workshop } from "./workshop.ts";
+import { folderOfStage, progressOf, stageKeys, type Workshop } from "./workshop.ts";
 
 /** Two replies to one prompt, the better one first, as whole rows of ids. */
 export interface PreferencePair {
@@ -99,9 +101,32 @@ export interface RewardSettings {
   readonly file?: string | undefined;
 }
 
-/** Makes the preference pairs of a stage: training and held-out. */
+const keptReplies = z.array(z.array(z.number().int().nonnegative()));
+
+/**
+ * Replies that the run sampled under this name before, or new ones, which it then keeps in `samples/NAME.json`: a run that goes on does
+ * not sample again.
+ */
+async function sampledOnce(
+  workshop: Workshop,
+  name: string,
+  sample: () => Promise<readonly (readonly number[])[]>,
+): Promise<readonly (readonly number[])[]> {
+  const path = join(workshop.run.path, "samples", `${name}.json`);
+  if (existsSync(path)) {
+    const kept = keptReplies.safeParse(JSON.parse(readFileSync(path, "utf8")));
+    if (!kept.success) throw new InputError(`${path} does not hold sampled replies; remove it to sample anew.`);
+    return kept.data;
+  }
+  const made = await sample();
+  writeFileAtomic(path, JSON.stringify(made));
+  return made;
+}
+
+/** Makes the preference pairs of a stage: training and held-out. Sampled replies are kept in the run under `name`. */
 export async function preferencePairs(
   workshop: Workshop,
+  name: string,
   sftFolder: string,
   train: readonly EncodedPair[],
   heldOut: readonly EncodedPair[],
@@ -111,28 +136,34 @@ export async function preferencePairs(
   const chosen = train.slice(0, s.examples);
   const measured = heldOut.slice(0, Math.max(Math.floor(s.examples / 4), 64));
   const all = [...chosen, ...measured];
-  let other: (readonly number[])[];
+  let other: readonly (readonly number[])[];
   if (s.rejected === "shuffled") {
     const order = shuffled(all.length, workshop.recipe.seed, 31, 0);
     other = all.map((_, i) => all[order[i] === i ? (i + 1) % all.length : order[i]!]!.reply.slice(0, s.replyTokens));
   } else {
-    const { model } = await loadModel(sftFolder);
-    try {
-      other = await replies(
-        workshop,
-        model,
-        all.map((p) => p.prompt),
-        {
-          maxTokens: s.replyTokens,
-          temperature: s.temperature,
-          seed: workshop.recipe.seed + 77,
-          onProgress: (done) => report(done, all.length),
-        },
-      );
-    } finally {
-      dispose(model);
-    }
+    other = await sampledOnce(workshop, name, async () => {
+      const { model } = await loadModel(sftFolder);
+      try {
+        return await replies(
+          workshop,
+          model,
+          all.map((p) => p.prompt),
+          {
+            maxTokens: s.replyTokens,
+            temperature: s.temperature,
+            seed: workshop.recipe.seed + 77,
+            onProgress: (done) => report(done, all.length),
+          },
+        );
+      } finally {
+        dispose(model);
+      }
+    });
   }
+  if (other.length !== all.length)
+    throw new InputError(
+      `${name}: the run holds ${other.length} sampled replies for ${all.length} prompts. The text or the pairs have changed since they were sampled; start a new run.`,
+    );
   const n = chosen.length;
   return {
     train: preferences(chosen, other.slice(0, n), s.replyTokens),
@@ -209,10 +240,9 @@ export async function trainRewardModel(
     steps,
     fresh: async () => {
       const { model: trunk, config } = await loadModel(o.trunkFolder);
-      const root = randomKey(recipe.seed * 1000 + o.salt);
-      const [init, key] = splitKey(root, 2) as [Tensor<"i32">, Tensor<"i32">];
+      const { init, key } = stageKeys(workshop, o.salt);
       const fresh = initRewardModel(trunk, config.width, init);
-      dispose([root, init]);
+      dispose(init);
       return { model: fresh, optimizer: optimizer.init(fresh), key };
     },
     step,
@@ -262,13 +292,12 @@ export async function reward(
 ): Promise<Record<string, number>> {
   const sftFolder = folderOfStage(workshop, ["sft"], index);
   const sftStage = workshop.recipe.stages.find((s) => s.kind === "sft");
-  const progress = (done: number, total: number) =>
-    workshop.emit({ type: "progress", stage: stage.name, done, total, unit: "samples", rate: 0, secondsLeft: 0 });
   const encoded = await makePairs(workshop, sftStage?.kind === "sft" ? sftStage.pairs : "auto");
   const pairs = stage.pairs
     ? await pairsFromFile(workshop, stage.pairs)
     : await preferencePairs(
         workshop,
+        stage.name,
         sftFolder,
         encoded.train,
         encoded.heldOut,
@@ -278,7 +307,7 @@ export async function reward(
           temperature: stage.temperature,
           rejected: stage.rejected,
         },
-        progress,
+        progressOf(workshop, stage.name, "samples"),
       );
   const { model, accuracy, margin, steps } = await trainRewardModel(workshop, stage, index, {
     name: stage.name,

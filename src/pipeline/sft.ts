@@ -2,6 +2,7 @@ import { packExamples, type SequenceBatch, shuffled } from "../data/index.ts";
 import { loadModel, saveModel } from "../models/folder.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { StageOf } from "../recipe/index.ts";
+import { InputError } from "../tensor/errors.ts";
 import { randomKey } from "../tensor/ops/random.ts";
 import { dispose } from "../tensor/tree.ts";
 import { trainStep } from "../train/step.ts";
@@ -37,6 +38,10 @@ export async function sft(workshop: Workshop, stage: StageOf<"sft">, index: numb
   const { recipe } = workshop;
   const pairs = await makePairs(workshop, stage.pairs);
   const length = recipe.model.context;
+  if (pairs.train.length === 0 || pairs.heldOut.length === 0)
+    throw new InputError(
+      `${stage.name}: ${pairs.train.length} pairs to learn from and ${pairs.heldOut.length} held-out ones fit into a context of ${length} tokens. Add text, raise data.holdout, or raise model.context.`,
+    );
   const examples = pairs.train.map(exampleOf);
   const heldOut = packExamples(pairs.heldOut.map(exampleOf), length).batch;
 

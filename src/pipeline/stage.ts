@@ -33,6 +33,21 @@ export interface StageRun<M, B> {
   release?(): void;
 }
 
+/** The state of the stage's newest checkpoint, or a fresh one. */
+async function begin<M, B>(
+  { run }: Workshop,
+  { stage, fresh }: StageRun<M, B>,
+): Promise<{ state: TrainState<M>; from: number }> {
+  const state = await fresh();
+  const newest = run.checkpoints.latest(stage.name);
+  if (!newest) return { state, from: 0 };
+  try {
+    return { state: (await loadTree(join(newest.path, STATE), state)).tree, from: newest.step };
+  } finally {
+    dispose(state);
+  }
+}
+
 /** Trains one stage from its newest checkpoint or afresh. @returns the model (the caller owns it) and the last held-out measurements */
 export async function trainStage<M, B>(
   workshop: Workshop,
@@ -40,15 +55,9 @@ export async function trainStage<M, B>(
 ): Promise<{ model: M; heldout: Record<string, number> }> {
   const { run, emit, signal, recipe } = workshop;
   const { name } = o.stage;
-  const newest = run.checkpoints.latest(name);
-  let state = await o.fresh();
-  let from = 0;
-  if (newest) {
-    const { tree } = await loadTree(join(newest.path, STATE), state);
-    dispose(state);
-    state = tree;
-    from = newest.step;
-  }
+  const begun = await begin(workshop, o);
+  const { from } = begun;
+  let { state } = begun;
   try {
     const heldout = await trainLoop({
       stage: name,

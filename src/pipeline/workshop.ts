@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { byteLength } from "../data/index.ts";
 import { type Document, holdOut, readText } from "../data/text.ts";
@@ -5,9 +6,14 @@ import { encodeDocuments, type TokenSource, tokensOf } from "../data/token-file.
 import { activeBackend } from "../engine/runtime.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { Recipe } from "../recipe/index.ts";
+import { writeFolderAtomic } from "../runs/atomic.ts";
 import type { NewEvent } from "../runs/events.ts";
 import type { Run } from "../runs/run.ts";
 import { InputError } from "../tensor/errors.ts";
+import { jit } from "../tensor/jit.ts";
+import { randomKey, splitKey } from "../tensor/ops/random.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { dispose } from "../tensor/tree.ts";
 import type { Tokenizer } from "../tokenizers/index.ts";
 import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, loadTokenizer, trainByteLevelBpe } from "../tokenizers/index.ts";
 
@@ -29,7 +35,7 @@ export interface Workshop {
   readonly onModel: (news: ModelNews) => void;
 }
 
-/** The special tokens of a trained tokenizer and the rest must leave room for merges. */
+/** Reads the text and encodes it. @throws InputError when either part of the text is shorter than a window */
 export async function openWorkshop(
   run: Run,
   recipe: Recipe,
@@ -63,10 +69,7 @@ export async function openWorkshop(
 /** The run's own tokenizer: kept from an earlier sitting, taken from where the recipe says, or trained on the training part. */
 async function tokenizerOf(run: Run, recipe: Recipe, train: readonly Document[]): Promise<Tokenizer> {
   const folder = join(run.path, "tokenizer");
-  if (run.resumed) {
-    const kept = await loadTokenizer(folder).catch(() => undefined);
-    if (kept) return kept;
-  }
+  if (existsSync(folder)) return await loadTokenizer(folder);
   const { vocabulary, min_frequency, from } = recipe.tokenizer;
   const tokenizer = from
     ? await loadTokenizer(from)
@@ -79,7 +82,8 @@ async function tokenizerOf(run: Run, recipe: Recipe, train: readonly Document[])
           config: CHAT_TOKENIZER_CONFIG,
         },
       );
-  await tokenizer.save(folder);
+  // All at once: half a tokenizer would be another one.
+  await writeFolderAtomic(folder, (path) => tokenizer.save(path));
   return tokenizer;
 }
 
@@ -90,6 +94,35 @@ export function folderOfStage(workshop: Workshop, kinds: readonly string[], befo
     if (kinds.includes(stage.kind)) return workshop.run.modelFolder(stage.name);
   }
   throw new InputError(`This stage needs one of ${kinds.join(", ")} before it in the recipe's stages.`);
+}
+
+/** Milliseconds between two progress events. */
+const PROGRESS_EVERY = 250;
+
+/** Reports progress of work that is not a training loop, with rate and time left; a call may be made for every item. */
+export function progressOf({ emit }: Workshop, stage: string, unit: string): (done: number, total: number) => void {
+  const begun = performance.now();
+  let last = Number.NEGATIVE_INFINITY;
+  return (done, total) => {
+    const now = performance.now();
+    if (now - last < PROGRESS_EVERY && done < total) return;
+    last = now;
+    const rate = done / Math.max((now - begun) / 1000, 1e-9);
+    emit({ type: "progress", stage, done, total, unit, rate, secondsLeft: (total - done) / rate });
+  };
+}
+
+/** Random keys of a stage: one for what it begins with, one for its steps. */
+export function stageKeys({ recipe }: Pick<Workshop, "recipe">, salt: number): Record<"init" | "key", Tensor<"i32">> {
+  const split = jit((root: Tensor<"i32">) => {
+    const [init, key] = splitKey(root, 2);
+    return { init: init!, key: key! };
+  });
+  const root = randomKey(recipe.seed * 1000 + salt);
+  const keys = split(root);
+  split.release();
+  dispose(root);
+  return keys;
 }
 
 /** Bytes the process has used at most, by the operating system's account. */

@@ -12,8 +12,13 @@ export class DivergenceError extends HowdahError {
 
 /** Thrown when a stage was asked to stop; everything up to the last whole step is saved. */
 export class StoppedError extends HowdahError {
+  readonly stage: string;
+  readonly step: number;
+
   constructor(stage: string, step: number) {
     super("stopped", `Stopped in ${stage} after step ${step}; the same command goes on from there.`);
+    this.stage = stage;
+    this.step = step;
   }
 }
 
@@ -36,7 +41,7 @@ export interface LoopOptions {
   readonly checkpointEvery?: number;
   /** Saves everything as of `step` finished steps. `score` is the newest held-out loss if there is one. */
   save(step: number, score: number | undefined): Promise<void>;
-  /** The metric that must stay finite and must not explode. Default `loss`. */
+  /** The metric that must not explode. Default `loss`. All metrics must stay finite. */
   readonly watch?: string;
   /** The model as it is now, to name the tensor that went wrong. */
   model?(): unknown;
@@ -78,15 +83,23 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
         t.dispose();
       }
     }
+    const report = () => o.emit({ type: "metrics", stage: o.stage, step, values });
+    const stray = Object.entries(values).find(([, x]) => !Number.isFinite(x));
     const loss = values[watch];
-    if (loss !== undefined) {
-      if (!Number.isFinite(loss)) throw await diverged(o, step, `${watch} is ${loss}`);
-      if (step > 20 && loss > smallest + EXPLOSION * Math.max(Math.abs(smallest), 1))
-        throw await diverged(o, step, `${watch} rose to ${loss.toPrecision(4)} from ${smallest.toPrecision(4)}`);
-      smallest = Math.min(smallest, loss);
-    }
-    if (step % logEvery === 0 || step === o.steps || step === o.from + 1)
-      o.emit({ type: "metrics", stage: o.stage, step, values });
+    const exploded = loss !== undefined && loss > smallest + EXPLOSION * Math.max(Math.abs(smallest), 1);
+    if (stray || exploded) report();
+    if (stray) throw await diverged(o, step, `${stray[0]} is ${stray[1]}`);
+    if (exploded)
+      throw await diverged(o, step, `${watch} rose to ${loss.toPrecision(4)} from ${smallest.toPrecision(4)}`);
+    if (loss !== undefined) smallest = Math.min(smallest, loss);
+    if (step % logEvery === 0 || step === o.steps || step === o.from + 1) report();
+  };
+  /** Saves, unless the weights are wrong: a loss is known to be finite before the update that follows from it is. */
+  const save = async (step: number): Promise<void> => {
+    await settle();
+    const bad = o.model ? await firstNotFinite(o.model()) : undefined;
+    if (bad) throw await diverged(o, step, `${bad} is not finite after the update`);
+    await o.save(step, score);
   };
   const progress = (done: number): void => {
     const now = performance.now();
@@ -114,13 +127,14 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
 
   for (let i = o.from; i < o.steps; i++) {
     if (o.signal?.aborted) {
-      await settle();
-      await o.save(i, score);
+      await save(i);
       throw new StoppedError(o.stage, i);
     }
     const metrics = await o.run(i);
     await settle();
     pending = { step: i + 1, metrics };
+    // What is known already is looked at before the next step builds on it.
+    if (Object.values(metrics).every((value) => typeof value === "number")) await settle();
     const done = i + 1;
     progress(done);
     const last = done === o.steps;
@@ -135,9 +149,7 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
       paused += performance.now() - before;
     }
     if (!last && performance.now() - lastSave > (o.checkpointEvery ?? 30) * 1000) {
-      // Nothing that may be wrong is saved: the step's loss is known first.
-      await settle();
-      await o.save(done, score);
+      await save(done);
       lastSave = performance.now();
     }
   }
@@ -147,13 +159,25 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
 }
 
 async function diverged(o: LoopOptions, step: number, what: string): Promise<DivergenceError> {
-  const bad = o.model ? await firstNotFinite(o.model()) : undefined;
-  const where = bad ? ` The first tensor that is not finite is ${bad}.` : "";
+  const where = o.model ? await suspect(o.model()) : "";
   const good = o.lastGood?.();
   const rescue = good ? ` The last good checkpoint is ${good}.` : " There is no checkpoint yet.";
   return new DivergenceError(
     `${o.stage} diverged at step ${step}: ${what}.${where}${rescue} Try a lower learning rate or a longer warm-up.`,
   );
+}
+
+/** A sentence that names the tensor to look at: the first that is not finite, else the one with the largest value. */
+async function suspect(tree: unknown): Promise<string> {
+  const bad = await firstNotFinite(tree);
+  if (bad) return ` The first tensor that is not finite is ${bad}.`;
+  let [worst, most] = ["", -1];
+  for (const { path, tensor } of leaves(tree)) {
+    if (tensor.dtype !== "f32") continue;
+    const largest = ((await tensor.data()) as Float32Array).reduce((a, x) => Math.max(a, Math.abs(x)), 0);
+    if (largest > most) [worst, most] = [path, largest];
+  }
+  return worst ? ` All weights are finite; the largest, ${most.toPrecision(3)}, is in ${worst}.` : "";
 }
 
 /** The path of the first tensor of a tree that holds NaN or infinity. */

@@ -2,7 +2,7 @@ import { scan } from "../tensor/control.ts";
 import { ShapeError } from "../tensor/errors.ts";
 import { valueAndGrad } from "../tensor/grad.ts";
 import { type Jitted, jit } from "../tensor/jit.ts";
-import { scalar, zeros } from "../tensor/ops/creation.ts";
+import { arange, scalar, zeros } from "../tensor/ops/creation.ts";
 import { foldIn } from "../tensor/ops/random.ts";
 import type { Precision } from "../tensor/runtime.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -65,7 +65,7 @@ function lossAndGradients<M, B>(
       throw new ShapeError(`accumulate: a batch of ${t.shape[0]} rows does not divide into ${parts} parts.`);
     return t.reshape(parts, t.shape[0]! / parts, ...t.shape.slice(1));
   });
-  const moving = split.filter((t) => t !== undefined);
+  const moving = { rows: split.filter((t) => t !== undefined), part: arange(parts) };
   const onePart = (slices: readonly Tensor[]) => {
     let at = 0;
     return withTensors(
@@ -81,8 +81,10 @@ function lossAndGradients<M, B>(
     loss: scalar(0),
   };
   const [sum, perPart] = scan(
-    (carry: { gradients: M; loss: Tensor }, slices: readonly Tensor[]) => {
-      const [loss, gradients, metrics] = valueAndGrad(model, (m) => o.loss(m, onePart(slices), key));
+    (carry: { gradients: M; loss: Tensor }, { rows, part }: { rows: readonly Tensor[]; part: Tensor }) => {
+      // Each part drops out other units: with one key for all they would drop the same ones.
+      const own = foldIn(key, part);
+      const [loss, gradients, metrics] = valueAndGrad(model, (m) => o.loss(m, onePart(rows), own));
       const added = zipTree(carry.gradients, [gradients], ([a, b]) => a!.add(b!));
       return [{ gradients: added, loss: carry.loss.add(loss) }, metrics] as const;
     },

@@ -1,5 +1,7 @@
 import { z } from "zod";
+import { StoppedError } from "../../train/index.ts";
 import { defineCommand } from "../command.ts";
+import { Interrupted } from "../interrupt.ts";
 import { driveJob, openJob } from "../job.ts";
 
 const options = z.object({
@@ -27,6 +29,11 @@ export const train = defineCommand({
     const job = await openJob(o);
     try {
       return await driveJob(job, context);
+    } catch (error) {
+      if (!(error instanceof StoppedError || error instanceof Interrupted)) throw error;
+      const where = error instanceof StoppedError ? ` in ${error.stage} after step ${error.step}` : "";
+      const goOn = `howdah train ${o.recipe}${o.set.map((s) => ` --set ${s}`).join("")} --runs ${o.runs} --resume`;
+      throw new Interrupted(`Stopped${where}; all is saved. Go on with: ${goOn}`, { run: job.run.path, resume: goOn });
     } finally {
       job.run.close();
     }
