@@ -26,7 +26,7 @@ import { trainLoop } from "../train/loop.ts";
 import { Optimizer } from "../train/optimizer.ts";
 import { type TrainState, trainStep } from "../train/step.ts";
 import { type EncodedPair, makePairs } from "./pairs.ts";
-import { loadRewardModel, SLOTS } from "./reward.ts";
+import { loadRewardModel, SLOTS, shortPrompts } from "./reward.ts";
 import { folderOfStage, publish, type Workshop } from "./workshop.ts";
 
 const STATE = "state.safetensors";
@@ -73,7 +73,7 @@ export async function ppo(workshop: Workshop, stage: StageOf<"ppo">, index: numb
   const sftStage = recipe.stages.find((s) => s.kind === "sft");
   const pairs = await makePairs(workshop, sftStage?.kind === "sft" ? sftStage.pairs : "auto");
   const usable = (list: readonly EncodedPair[]) =>
-    list.filter((p) => p.prompt.length + stage.reply_tokens <= recipe.model.context);
+    shortPrompts(list, workshop, { promptTokens: stage.prompt_tokens, replyTokens: stage.reply_tokens });
   const prompts = usable(pairs.train);
   const heldOut = usable(pairs.heldOut).slice(0, 2 * SLOTS);
   if (prompts.length === 0 || heldOut.length === 0)

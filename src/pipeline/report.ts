@@ -6,7 +6,14 @@ import { jit } from "../tensor/jit.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import { type EncodedPair, makePairs } from "./pairs.ts";
-import { loadRewardModel, preferencePairs, replies, saveRewardModel, trainRewardModel } from "./reward.ts";
+import {
+  loadRewardModel,
+  preferencePairs,
+  replies,
+  saveRewardModel,
+  shortPrompts,
+  trainRewardModel,
+} from "./reward.ts";
 import { folderOfStage, progressOf, type Workshop } from "./workshop.ts";
 
 /** Name of the judge's samples, checkpoints and model in the run. */
@@ -51,6 +58,7 @@ export async function report(workshop: Workshop, stage: StageOf<"report">, index
       pairs.judgeHeldOut,
       {
         examples: rewardStage.examples,
+        promptTokens: rewardStage.prompt_tokens,
         replyTokens: rewardStage.reply_tokens,
         temperature: rewardStage.temperature,
         rejected: rewardStage.rejected,
@@ -72,7 +80,7 @@ export async function report(workshop: Workshop, stage: StageOf<"report">, index
   } else judge = await loadRewardModel(folderOfStage(workshop, ["reward"], index));
 
   const usable = (list: readonly EncodedPair[]) =>
-    list.filter((p) => p.prompt.length + ppoStage.reply_tokens <= recipe.model.context);
+    shortPrompts(list, workshop, { promptTokens: ppoStage.prompt_tokens, replyTokens: ppoStage.reply_tokens });
   const questions = [...usable(pairs.heldOut), ...usable(pairs.judgeHeldOut)].slice(0, stage.prompts);
   const prompts = questions.map((p) => p.prompt);
   const answer = async (folder: string): Promise<number[][]> => {

@@ -95,6 +95,7 @@ export function pairBatch(
 
 export interface RewardSettings {
   readonly examples: number;
+  readonly promptTokens: number;
   readonly replyTokens: number;
   readonly temperature: number;
   readonly rejected: "sample" | "shuffled";
@@ -123,6 +124,16 @@ async function sampledOnce(
   return made;
 }
 
+/** Pairs whose prompt is short enough for the stage and leaves room for a reply. */
+export function shortPrompts(
+  pairs: readonly EncodedPair[],
+  { recipe }: Pick<Workshop, "recipe">,
+  limits: { readonly promptTokens: number; readonly replyTokens: number },
+): EncodedPair[] {
+  const longest = Math.min(limits.promptTokens, recipe.model.context - limits.replyTokens);
+  return pairs.filter((p) => p.prompt.length <= longest);
+}
+
 /** Makes the preference pairs of a stage: training and held-out. Sampled replies are kept in the run under `name`. */
 export async function preferencePairs(
   workshop: Workshop,
@@ -133,8 +144,8 @@ export async function preferencePairs(
   s: RewardSettings,
   report: (done: number, total: number) => void,
 ): Promise<{ train: PreferencePair[]; heldOut: PreferencePair[] }> {
-  const chosen = train.slice(0, s.examples);
-  const measured = heldOut.slice(0, Math.max(Math.floor(s.examples / 4), 64));
+  const chosen = shortPrompts(train, workshop, s).slice(0, s.examples);
+  const measured = shortPrompts(heldOut, workshop, s).slice(0, Math.max(Math.floor(s.examples / 4), 64));
   const all = [...chosen, ...measured];
   let other: readonly (readonly number[])[];
   if (s.rejected === "shuffled") {
@@ -303,6 +314,7 @@ export async function reward(
         encoded.heldOut,
         {
           examples: stage.examples,
+          promptTokens: stage.prompt_tokens,
           replyTokens: stage.reply_tokens,
           temperature: stage.temperature,
           rejected: stage.rejected,
