@@ -26,7 +26,7 @@ export const rooms: Readonly<Record<string, Room>> = {
   tune: { on: ["train"] },
   align: { on: ["tune"] },
   // The stages of a recipe, one after the other: what `howdah start` and `howdah train` run.
-  pipeline: { on: ["align"] },
+  pipeline: { on: ["align"], npm: ["zod"] },
   inspect: { on: ["align"] },
   guard: { on: ["align"] },
   apply: { on: ["generate", "data"] },

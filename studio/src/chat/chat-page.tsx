@@ -241,7 +241,6 @@ function Scroller({ turns, children }: { turns: readonly Turn[]; children: Compo
   const box = useRef<HTMLDivElement>(null);
   const atEnd = useRef(true);
   const count = useRef(turns.length);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: after every piece of a reply
   useEffect(() => {
     const element = box.current;
     if (element === null) return;

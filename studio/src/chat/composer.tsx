@@ -25,7 +25,6 @@ export function Composer(props: Props): JSX.Element {
   const ready = !busy && !disabled && text.trim() !== "";
 
   // As high as its text, up to what the style sheet allows.
-  // biome-ignore lint/correctness/useExhaustiveDependencies: measured anew for each text
   useEffect(() => {
     const element = area.current;
     if (element === null) return;

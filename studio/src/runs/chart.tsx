@@ -23,7 +23,6 @@ export function Chart({ curve }: { curve: Curve }): JSX.Element {
   const latestData = useRef(data);
   latestData.current = data;
 
-  // biome-ignore lint/correctness/useExhaustiveDependencies: a chart is made anew for another look, and fed below
   useEffect(() => {
     const element = box.current;
     if (element === null) return;

@@ -117,7 +117,6 @@ function Summary({ summary }: { summary: Record<string, unknown> }): JSX.Element
 function Report({ run }: { run: RunSummary }): JSX.Element {
   const { t } = useWords();
   const [text, setText] = useState<string>();
-  // biome-ignore lint/correctness/useExhaustiveDependencies: the report may be there, or another, after each change of the run
   useEffect(() => {
     let gone = false;
     void request(`/api/runs/${encodeURIComponent(run.name)}/report`)
