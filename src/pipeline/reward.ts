@@ -13,7 +13,7 @@ import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
 import { jit } from "../tensor/jit.ts";
 import { scalar, zeros } from "../tensor/ops/creation.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import { encodeChat } from "../tokenizers/index.ts";
 import { Optimizer } from "../train/optimizer.ts";
