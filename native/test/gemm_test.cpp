@@ -303,7 +303,7 @@ void measure(const char* label, int64_t m, int64_t n, int64_t k, bool ta, bool t
     best = std::min(best, (now() - start) / inner);
   } while (now() < end);
   std::printf("  %-10s %6d x %5d x %5d %s%s %s -> %s, %d threads %8.1f GFLOP/s  %9.1f us\n", label, (int)m, (int)n, (int)k,
-              ta ? "T" : "N", tb ? "T" : "N", type == Type::f32 ? "f32 " : "bf16", bf16 ? "bf16" : "f32 ", threads, work / best / 1e9,
+              ta ? "T" : "N", tb ? "T" : "N", type == Type::f32 ? "f32 " : "bf16", bf16 ? "bf16" : "f32 ", thread_count(), work / best / 1e9,
               best * 1e6);
   std::fflush(stdout);
   limit_threads(99);
