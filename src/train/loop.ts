@@ -1,7 +1,7 @@
 import type { NewEvent } from "../runs/events.ts";
 import { HowdahError } from "../tensor/errors.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { leaves } from "../tensor/tree.ts";
+import { dispose, leaves } from "../tensor/tree.ts";
 
 /** Training that went wrong and what is left to go on from. */
 export class DivergenceError extends HowdahError {
@@ -131,7 +131,10 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
       throw new StoppedError(o.stage, i);
     }
     const metrics = await o.run(i);
-    await settle();
+    await settle().catch((error: unknown) => {
+      dispose(metrics);
+      throw error;
+    });
     pending = { step: i + 1, metrics };
     // What is known already is looked at before the next step builds on it.
     if (Object.values(metrics).every((value) => typeof value === "number")) await settle();

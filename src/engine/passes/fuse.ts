@@ -122,7 +122,8 @@ function isFree(node: Node): boolean {
 function fusable(node: Node): boolean {
   const y = node.outputs[0]!;
   if (size(y.shape) === 0 || y.shape.length > 8 || !dtypes.has(y.dtype)) return false;
-  if (node.op.name === "random_bits") return true;
+  // Each of its elements reads the whole key, so what makes the key must not be in the region: only a region of the key's shape could hold it.
+  if (node.op.name === "random_bits") return !sameShape(y.shape, node.inputs[0]!.shape);
   if (node.op.name === "bitcast_convert")
     return (
       (y.dtype === "f32" || y.dtype === "i32") && (node.inputs[0]!.dtype === "f32" || node.inputs[0]!.dtype === "i32")

@@ -1,0 +1,183 @@
+import { type Attributes, type Aval, Graph, type Node, type Value } from "../../tensor/graph.ts";
+import type { Op } from "../../tensor/op.ts";
+import { dotGeneralOp } from "../../tensor/ops/dot.ts";
+import { sameShape, size } from "../../tensor/shape.ts";
+import { dropDead } from "./simplify.ts";
+
+const list = (a: unknown): readonly number[] => a as readonly number[];
+
+/** Activations that a matmul's kernel can apply on the way out. */
+const activations: ReadonlySet<string> = new Set(["gelu_tanh", "gelu", "silu"]);
+
+/** A product and what is done to it before anybody else sees it: y = activation(a . b + bias) + residual. */
+interface Chain {
+  readonly dot: Node;
+  /** One number per column. */
+  bias?: Value;
+  activation?: string;
+  /** a . b + bias, where something besides the activation reads it: a second result. */
+  pre?: Value;
+  /** Of the result's shape. */
+  residual?: Value;
+  last: Value;
+}
+
+export type EpilogueSupport = (op: string, attributes: Attributes, inputs: readonly Aval[]) => boolean;
+
+/**
+ * Takes the addition of a bias, an activation and the addition of a residual that follow a product into the product: `dot_general` with
+ * the attribute `epilogue`, and bias and residual as further inputs. The product is then written once, finished. Only f32.
+ */
+export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
+  const users = new Map<Value, Node[]>();
+  for (const n of graph.nodes)
+    for (const v of n.inputs) {
+      const known = users.get(v);
+      if (known) known.push(n);
+      else users.set(v, [n]);
+    }
+  const results = new Set(graph.outputs);
+  /** The only node that reads this value, or nothing. */
+  const onlyUser = (v: Value): Node | undefined => {
+    const all = users.get(v) ?? [];
+    return all.length === 1 && !results.has(v) ? all[0] : undefined;
+  };
+
+  const owner = new Map<Node, Chain>();
+  for (const dot of graph.nodes) {
+    const y = dot.outputs[0]!;
+    if (dot.op.name !== "dot_general" || dot.attributes.epilogue) continue;
+    if (size(y.shape) === 0 || [y, ...dot.inputs].some((v) => v.dtype !== "f32")) continue;
+    const chain: Chain = { dot, last: y };
+    const folded: Node[] = [dot];
+    const take = (node: Node) => {
+      folded.push(node);
+      chain.last = node.outputs[0]!;
+    };
+
+    const adder = onlyUser(y);
+    const bias = adder && !owner.has(adder) ? biasOf(adder, y, dot) : undefined;
+    if (bias) {
+      chain.bias = bias;
+      take(adder!);
+    }
+    const before = chain.last;
+    const activators = (users.get(before) ?? []).filter((n) => activations.has(n.op.name));
+    if (activators.length === 1 && !owner.has(activators[0]!)) {
+      if (!onlyUser(before)) chain.pre = before;
+      chain.activation = activators[0]!.op.name;
+      take(activators[0]!);
+    }
+    // A residual may depend on what else reads the value before the activation: not if that leaves too.
+    const joiner = chain.pre ? undefined : onlyUser(chain.last);
+    const residual = joiner && !owner.has(joiner) ? residualOf(joiner, chain.last) : undefined;
+    if (residual) {
+      chain.residual = residual;
+      take(joiner!);
+    }
+    if (folded.length === 1) continue;
+    if (!supports("dot_general", attributesOf(chain), inputsOf(chain))) continue;
+    for (const n of folded) owner.set(n, chain);
+  }
+  if (owner.size === 0) return graph;
+
+  const out = new Graph();
+  const map = new Map<Value, Value>();
+  for (const v of graph.inputs) map.set(v, out.input(v));
+  const done = new Set<Node | Chain>();
+  const need = (v: Value): Value => {
+    if (v.node && !map.has(v)) emit(v.node);
+    return map.get(v)!;
+  };
+  const emit = (node: Node): void => {
+    const chain = owner.get(node);
+    const unit = chain ?? node;
+    if (done.has(unit)) return;
+    done.add(unit);
+    if (!chain) {
+      const fresh = out.add(node.op, node.inputs.map(need), node.attributes, node.outputs.map(plain), {
+        bodies: node.bodies,
+        data: node.data,
+        scope: node.scope,
+        region: node.region,
+      });
+      node.outputs.forEach((v, i) => {
+        map.set(v, fresh.outputs[i]!);
+      });
+      return;
+    }
+    const { last, pre, dot } = chain;
+    const avals = [last, ...(pre ? [pre] : [])].map(plain);
+    const fresh = out.add(finishedDot(chain), inputsOf(chain).map(need), attributesOf(chain), avals, {
+      scope: dot.scope,
+      region: dot.region,
+    });
+    map.set(last, fresh.outputs[0]!);
+    if (pre) map.set(pre, fresh.outputs[1]!);
+  };
+  for (const node of graph.nodes) {
+    const chain = owner.get(node);
+    // The whole stands where its last part stood, after everything it reads.
+    if (!chain || node === chain.last.node) emit(node);
+  }
+  out.outputs = graph.outputs.map(need);
+  return dropDead(out);
+}
+
+const plain = (v: Aval): Aval => ({ dtype: v.dtype, shape: v.shape });
+
+function inputsOf(c: Chain): Value[] {
+  return [...c.dot.inputs, ...(c.bias ? [c.bias] : []), ...(c.residual ? [c.residual] : [])];
+}
+
+function attributesOf(c: Chain): Attributes {
+  const epilogue = {
+    bias: c.bias !== undefined,
+    activation: c.activation ?? null,
+    residual: c.residual !== undefined,
+    pre_activation: c.pre !== undefined,
+  };
+  return { ...c.dot.attributes, epilogue };
+}
+
+const withResidualAt = new Map<number, Op>();
+
+/** The op of a product with its epilogue; a residual nobody else needs is overwritten by the result. */
+function finishedDot(c: Chain): Op {
+  const at = c.residual ? inputsOf(c).length - 1 : -1;
+  let op = withResidualAt.get(at);
+  if (!op) {
+    op = { ...dotGeneralOp, inPlace: at < 0 ? [] : [[0, at]] };
+    withResidualAt.set(at, op);
+  }
+  return op;
+}
+
+/** The bias if `node` adds one to the product: repeated over all axes but the right operand's free ones, which it has as they are. */
+function biasOf(node: Node, y: Value, dot: Node): Value | undefined {
+  const other = otherTerm(node, y);
+  if (other?.node?.op.name !== "broadcast_in_dim" || other.dtype !== "f32") return undefined;
+  const x = other.node.inputs[0]!;
+  const right = dot.inputs[1]!;
+  const columns = right.shape.length - list(dot.attributes.rhs_batch).length - list(dot.attributes.rhs_contract).length;
+  const first = y.shape.length - columns;
+  // Axes of the bias that hold more than one number.
+  const places = list(other.node.attributes.dimensions).filter((_, i) => x.shape[i] !== 1);
+  const wanted = y.shape.map((_, d) => d).filter((d) => d >= first && y.shape[d] !== 1);
+  return wanted.length > 0 && sameShape(places, wanted) ? x : undefined;
+}
+
+/** The other term if `node` adds a value of the same shape that is in memory anyway. */
+function residualOf(node: Node, y: Value): Value | undefined {
+  const other = otherTerm(node, y);
+  if (!other || other.dtype !== "f32" || !sameShape(other.shape, y.shape)) return undefined;
+  const made = other.node?.op.name;
+  return made === "broadcast_in_dim" || made === "constant" || made === "iota" ? undefined : other;
+}
+
+function otherTerm(node: Node, y: Value): Value | undefined {
+  if (node.op.name !== "add") return undefined;
+  const [a, b] = node.inputs as [Value, Value];
+  if (a === b) return undefined;
+  return a === y ? b : a;
+}
