@@ -263,7 +263,7 @@ struct AttentionGradArgs {
 // ---------------------------------------------------------------------------------------------------------------------
 // Losses
 
-/** loss[n] = lse[n] - logits[n, target[n]]; a negative target is ignored: loss 0 and no gradient. */
+/** loss[n] = lse[n] - logits[n, target[n]]; a negative target is ignored: loss and lse 0, no gradient. All are below `classes`. */
 struct CrossEntropyArgs {
   int64_t rows, classes;
   const float* logits;

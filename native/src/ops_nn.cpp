@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "error.hpp"
 #include "program.hpp"
 
 namespace howdah {
@@ -280,6 +281,24 @@ Kernel make_attention_grad(Instruction& instruction) {
   };
 }
 
+/** Fails the run where a target names no class. Negative ones count nothing and pass. */
+class TargetCheck {
+ public:
+  TargetCheck(const Instruction& instruction, int64_t rows, int64_t classes)
+      : op_(instruction.op), scope_(instruction.scope), rows_(rows), classes_(classes) {}
+  const int32_t* operator()(const int32_t* targets) const {
+    for (int64_t r = 0; r < rows_; ++r)
+      if (targets[r] >= classes_)
+        fail(op_, scope_.empty() ? "" : " in " + scope_, ": the target of row ", r, " is ", targets[r], ", but there are ", classes_,
+             " classes. Targets lie in [0, ", classes_, "), negative ones are ignored.");
+    return targets;
+  }
+
+ private:
+  std::string op_, scope_;
+  int64_t rows_, classes_;
+};
+
 /** cross_entropy(logits (..., V), targets (...) i32) -> loss (...), lse (...) */
 Kernel make_cross_entropy(Instruction& instruction) {
   check_count(instruction, 2, 2);
@@ -287,8 +306,8 @@ Kernel make_cross_entropy(Instruction& instruction) {
   const Rows n = rows_of(instruction, instruction.input(0));
   check_size(instruction, instruction.input(1), n.rows);
   for (size_t i : {0, 1}) check_size(instruction, instruction.output(i), n.rows);
-  return [=](const Call& call) {
-    cross_entropy({n.rows, n.columns, call.input<float>(0), call.input<int32_t>(1), call.output<float>(0), call.output<float>(1)});
+  return [=, check = TargetCheck(instruction, n.rows, n.columns)](const Call& call) {
+    cross_entropy({n.rows, n.columns, call.input<float>(0), check(call.input<int32_t>(1)), call.output<float>(0), call.output<float>(1)});
   };
 }
 
@@ -299,8 +318,8 @@ Kernel make_cross_entropy_grad(Instruction& instruction) {
   const Rows n = rows_of(instruction, instruction.input(0));
   for (size_t i : {1, 2, 3}) check_size(instruction, instruction.input(i), n.rows);
   check_size(instruction, instruction.output(0), instruction.input(0).size);
-  return [=](const Call& call) {
-    cross_entropy_grad({n.rows, n.columns, call.input<float>(0), call.input<int32_t>(1), call.input<float>(2), call.input<float>(3),
+  return [=, check = TargetCheck(instruction, n.rows, n.columns)](const Call& call) {
+    cross_entropy_grad({n.rows, n.columns, call.input<float>(0), check(call.input<int32_t>(1)), call.input<float>(2), call.input<float>(3),
                         call.output<float>(0)});
   };
 }
@@ -322,8 +341,8 @@ Kernel make_linear_cross_entropy(Instruction& instruction) {
   check_types(instruction, {2});
   const LinearCrossEntropyGradArgs n = linear_sizes(instruction);
   for (size_t i : {0, 1}) check_size(instruction, instruction.output(i), n.rows);
-  return [n](const Call& call) {
-    linear_cross_entropy({n.rows, n.channels, n.classes, call.input<float>(0), call.input<float>(1), call.input<int32_t>(2), n.bf16_compute,
+  return [n, check = TargetCheck(instruction, n.rows, n.classes)](const Call& call) {
+    linear_cross_entropy({n.rows, n.channels, n.classes, call.input<float>(0), call.input<float>(1), check(call.input<int32_t>(2)), n.bf16_compute,
                           call.output<float>(0), call.output<float>(1)});
   };
 }
@@ -335,9 +354,9 @@ Kernel make_linear_cross_entropy_grad(Instruction& instruction) {
   const LinearCrossEntropyGradArgs n = linear_sizes(instruction);
   for (size_t i : {3, 4}) check_size(instruction, instruction.input(i), n.rows);
   for (size_t i : {0, 1}) check_size(instruction, instruction.output(i), instruction.input(i).size);
-  return [n](const Call& call) {
+  return [n, check = TargetCheck(instruction, n.rows, n.classes)](const Call& call) {
     LinearCrossEntropyGradArgs a = n;
-    a.h = call.input<float>(0), a.w = call.input<float>(1), a.targets = call.input<int32_t>(2);
+    a.h = call.input<float>(0), a.w = call.input<float>(1), a.targets = check(call.input<int32_t>(2));
     a.lse = call.input<float>(3), a.dloss = call.input<float>(4), a.dh = call.output<float>(0), a.dw = call.output<float>(1);
     linear_cross_entropy_grad(a);
   };
@@ -351,9 +370,9 @@ Kernel make_linear_cross_entropy_value_and_grad(Instruction& instruction) {
   check_size(instruction, instruction.input(3), n.rows);
   for (size_t i : {0, 1}) check_size(instruction, instruction.output(i), n.rows);
   for (size_t i : {0, 1}) check_size(instruction, instruction.output(i + 2), instruction.input(i).size);
-  return [n](const Call& call) {
+  return [n, check = TargetCheck(instruction, n.rows, n.classes)](const Call& call) {
     LinearCrossEntropyGradArgs a = n;
-    a.h = call.input<float>(0), a.w = call.input<float>(1), a.targets = call.input<int32_t>(2), a.dloss = call.input<float>(3);
+    a.h = call.input<float>(0), a.w = call.input<float>(1), a.targets = check(call.input<int32_t>(2)), a.dloss = call.input<float>(3);
     a.loss = call.output<float>(0), a.lse_out = call.output<float>(1), a.dh = call.output<float>(2), a.dw = call.output<float>(3);
     linear_cross_entropy_grad(a);
   };
@@ -409,8 +428,8 @@ Kernel make_adamw(Instruction& instruction) {
   }
   AdamWArgs args{};
   const double beta1 = instruction.attribute("beta1").number(), beta2 = instruction.attribute("beta2").number();
-  args.beta1 = float(beta1), args.beta2 = float(beta2), args.epsilon = epsilon_of(instruction);
-  args.weight_decay = float(instruction.attribute("weight_decay").number());
+  args.beta1 = beta1, args.beta2 = beta2, args.epsilon = instruction.attribute("epsilon").number();
+  args.weight_decay = instruction.attribute("weight_decay").number();
   return [=](const Call& call) mutable {
     args.learning_rate = *call.input<float>(0);
     args.gradient_scale = *call.input<float>(1);

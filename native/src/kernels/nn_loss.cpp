@@ -104,13 +104,9 @@ void cross_entropy(const CrossEntropyArgs& a) {
   parallel_rows(a.rows, n, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; r++) {
       const int64_t target = a.targets[r];
-      if (target < 0 && !a.lse) {
-        a.loss[r] = 0;
-        continue;
-      }
-      const float lse = log_sum_exp(a.logits + r * n, n);
+      const float lse = target < 0 ? 0 : log_sum_exp(a.logits + r * n, n);
       if (a.lse) a.lse[r] = lse;
-      a.loss[r] = target < 0 ? 0 : lse - a.logits[r * n + std::min(target, n - 1)];
+      a.loss[r] = target < 0 ? 0 : lse - a.logits[r * n + target];
     }
   });
 }
@@ -121,7 +117,7 @@ void cross_entropy_grad(const CrossEntropyGradArgs& a) {
     for (int64_t r = first; r < last; r++) {
       const int64_t target = a.targets[r];
       if (target < 0) std::fill_n(a.dlogits + r * n, n, 0.0f);
-      else softmax_minus_target(a.logits + r * n, n, a.lse[r], std::min(target, n - 1), a.dloss[r], a.dlogits + r * n);
+      else softmax_minus_target(a.logits + r * n, n, a.lse[r], target, a.dloss[r], a.dlogits + r * n);
     }
   });
 }
@@ -140,7 +136,7 @@ void linear_cross_entropy(const LinearCrossEntropyArgs& a) {
         const int64_t r = chunks.rows[static_cast<size_t>(first + i)];
         const float* logits = chunks.logits + i * chunks.leading;
         const float lse = log_sum_exp(logits, a.classes);
-        a.loss[r] = lse - logits[std::min<int64_t>(a.targets[r], a.classes - 1)];
+        a.loss[r] = lse - logits[a.targets[r]];
         if (a.lse) a.lse[r] = lse;
       }
     });
@@ -163,7 +159,7 @@ void linear_cross_entropy_grad(const LinearCrossEntropyGradArgs& a) {
     parallel_rows(n, a.classes, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
         const int64_t r = chunks.rows[static_cast<size_t>(first + i)];
-        const int64_t target = std::min<int64_t>(a.targets[r], a.classes - 1);
+        const int64_t target = a.targets[r];
         float* logits = chunks.logits + i * chunks.leading;
         float lse;
         if (a.lse) {

@@ -423,12 +423,16 @@ export function embedding(table: Tensor, ids: Tensor): Tensor {
 
 // Losses ----------------------------------------------------------------------------------------------------------------
 
-/** Loss and log-normaliser per row from logits; a negative target gives loss 0. */
+/**
+ * Loss and log-normaliser per row from logits; a negative target gives 0 for both. A target that names no class ends the run with an
+ * error on a backend with kernels of its own; decomposed, as on the reference backend, its loss is NaN.
+ */
 function crossEntropyDecomposition(logits: Tensor, targets: Tensor): Tensor[] {
   const lse = logSumExp(logits, -1);
   const counted = targets.greaterEqual(0);
   const chosen = takeAlongLast(logits, where(counted, targets, 0));
-  return [where(counted, lse.sub(chosen), 0), lse];
+  const loss = where(targets.less(logits.shape[1]!), lse.sub(chosen), Number.NaN);
+  return [where(counted, loss, 0), where(counted, lse, 0)];
 }
 /** Gradient of cross-entropy with respect to the logits. */
 const crossEntropyGradOp = defineOp({
@@ -438,9 +442,10 @@ const crossEntropyGradOp = defineOp({
   decompose([logits, targets, lse, dloss]) {
     const [n, v] = logits!.shape as [number, number];
     const p = logits!.sub(reshape(lse!, [n, 1])).exp();
-    const w = where(targets!.greaterEqual(0), dloss!, 0);
-    const hit = broadcastTo(reshape(targets!, [n, 1]), [n, v]).equal(iota([n, v], 1));
-    return [p.sub(hit.to(p.dtype)).mul(reshape(w, [n, 1]))];
+    const target = broadcastTo(reshape(targets!, [n, 1]), [n, v]);
+    const hit = target.equal(iota([n, v], 1));
+    // Not a product with 0: the log-normaliser of an ignored row is 0, so its exponentials may overflow.
+    return [where(target.greaterEqual(0), p.sub(hit.to(p.dtype)).mul(reshape(dloss!, [n, 1])), 0)];
   },
   cases: [
     {
@@ -527,9 +532,7 @@ const linearCrossEntropyOp = defineOp({
     return [dh, dw, undefined];
   },
   decompose([h, w, targets]) {
-    const [loss, lse] = crossEntropyDecomposition(headLogits(h!, w!), targets!);
-    // Rows that count nothing are never looked at; their log-sum is 0.
-    return [loss!, where(targets!.less(0), 0, lse!)];
+    return crossEntropyDecomposition(headLogits(h!, w!), targets!);
   },
   flops: ([h, w]) => 2 * h!.shape[0]! * size(w!.shape),
   cases: [
@@ -561,7 +564,7 @@ export const linearCrossEntropyValueAndGradOp = defineOp({
   ],
 });
 
-/** Cross-entropy per row of logits (rows, classes) at integer targets (rows); a negative target counts nothing. */
+/** Cross-entropy per row of logits (rows, classes) at integer targets (rows); a negative target counts nothing, one past the classes is an error. */
 export function crossEntropy(logits: Tensor, targets: Tensor): Tensor {
   return apply1(crossEntropyOp, [logits, targets]);
 }
@@ -570,7 +573,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor): Tensor {
  * Cross-entropy of the logits `hidden . weight^T` per row, without ever holding all logits.
  * @param hidden (rows, width)
  * @param weight (classes, width)
- * @param targets (rows) i32; negative ones count nothing
+ * @param targets (rows) i32; negative ones count nothing, ones past the classes are an error
  */
 export function linearCrossEntropy(hidden: Tensor, weight: Tensor, targets: Tensor): Tensor {
   return apply1(linearCrossEntropyOp, [hidden, weight, targets]);
