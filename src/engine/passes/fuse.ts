@@ -13,14 +13,18 @@ const MAX_INPUTS = 12;
 
 /**
  * A region of element-wise ops run as one: `strides` gives each input's steps over the region's `shape` (0 where it is
- * repeated), `nodes` the ops over values numbered inputs first, `results` the values that leave.
+ * repeated), `nodes` the ops over values numbered inputs first, `results` the values that leave: whole, or with `reduce` folded over the last
+ * `reduce_dims` axes (the first ones if `reduce_leading`).
  */
 export const fusedOp: Op = {
   name: "fused_elementwise",
   infer() {
     throw new StateError("fused_elementwise is made by the compiler only.");
   },
-  flops: (_inputs, _outputs, a) => (a.nodes as readonly unknown[]).length * size(list(a.shape)),
+  flops: (_inputs, _outputs, a) => {
+    const folds = (a.results as readonly { reduce?: string }[]).filter((r) => r.reduce !== undefined);
+    return ((a.nodes as readonly unknown[]).length + folds.length) * size(list(a.shape));
+  },
   inPlace: (inputs) => Array.from({ length: inputs }, (_, i) => [0, i] as const),
 };
 
@@ -32,14 +36,26 @@ interface Region {
   /** Positions of its first and last node in the graph. */
   first: number;
   last: number;
+  /** Reductions of its values, all over the same axes: they read what the region has in registers. */
+  ending?: Ending;
+}
+
+interface Ending extends Span {
+  readonly nodes: Node[];
+}
+
+/** The first `dims` axes or the last ones. */
+interface Span {
+  readonly dims: number;
+  readonly leading: boolean;
 }
 
 const dtypes: ReadonlySet<DType> = new Set(["f32", "bf16", "f16", "i32", "u8", "i8", "bool"]);
 
 /**
  * Gathers element-wise ops of one shape that feed each other into regions, so that the values between them never reach memory.
- * Broadcasts, repeated constants and indices are taken into each region that uses them. A region never contains a path that leaves and
- * comes back, so the result has an order.
+ * Broadcasts, repeated constants and indices are taken into each region that uses them. Reductions of what a region makes or reads end it,
+ * so that no second pass over memory is made for them. A region never contains a path that leaves and comes back, so the result has an order.
  */
 export function fuseElementwise(graph: Graph): Graph {
   const index = new Map<Node, number>();
@@ -111,7 +127,55 @@ export function fuseElementwise(graph: Graph): Graph {
       target.last = Math.max(target.last, mine.last);
     }
   }
+  const readers = new Map<Value, Region[]>();
+  for (const r of new Set([...regionOf.values()].map(root)))
+    for (const v of new Set(r.nodes.flatMap((n) => n.inputs)))
+      if (inMemory(v) && sameShape(v.shape, r.shape)) readers.set(v, [...(readers.get(v) ?? []), r]);
+  for (const node of graph.nodes) {
+    const span = foldable(node);
+    if (!span) continue;
+    const x = node.inputs[0]!;
+    const maker = x.node && region(x.node);
+    for (const r of maker ? [maker] : (readers.get(x) ?? [])) {
+      if (r.ending && (r.ending.dims !== span.dims || r.ending.leading !== span.leading)) continue;
+      // Whatever uses the reduction will wait for the whole region: the region must not be among it.
+      const own: Region = { shape: r.shape, nodes: [node], first: index.get(node)!, last: index.get(node)! };
+      regionOf.set(node, own);
+      const seen = new Set<Node | Region>();
+      const waits = r.nodes
+        .flatMap((n) => n.inputs)
+        .some((v) => {
+          const n = source(v).node;
+          return n !== undefined && !isFree(n) && region(n) !== r && reaches(n, own, seen);
+        });
+      if (waits) {
+        regionOf.delete(node);
+        continue;
+      }
+      own.into = r;
+      r.ending ??= { ...span, nodes: [] };
+      r.ending.nodes.push(node);
+      break;
+    }
+  }
   return rebuild(graph, region, index);
+}
+
+/** Over which axes a region could fold what this reduction folds. */
+function foldable(node: Node): Span | undefined {
+  const x = node.inputs[0];
+  if (node.op.name !== "reduce" || x?.dtype !== "f32" || size(x.shape) === 0 || x.shape.length > 8) return;
+  if (!["add", "maximum", "minimum"].includes(node.attributes.kind as string)) return;
+  const axes = list(node.attributes.axes);
+  const rank = x.shape.length;
+  if (axes.every((axis) => axis >= rank - axes.length)) return { dims: axes.length, leading: false };
+  if (axes.every((axis) => axis < axes.length)) return { dims: axes.length, leading: true };
+  return;
+}
+
+/** Whether a region reads this value itself, not what it repeats or how it is made. */
+function inMemory(v: Value): boolean {
+  return !v.node || !(isFree(v.node) || v.node.op.name === "iota" || v.node.op.name === "broadcast_in_dim");
 }
 
 /** Costs nothing where it is used: taken into the region instead of being read from memory. */
@@ -165,7 +229,7 @@ function rebuild(graph: Graph, region: (n: Node) => Region | undefined, index: R
         const from = r ? source(v) : v;
         if (from.node && !(r && isFree(from.node)) && !(r && r.nodes.includes(from.node))) emit(from.node);
       }
-    if (r && (r.nodes.length > 1 || hasFreeInput(r.nodes[0]!))) emitRegion(r);
+    if (r && (r.nodes.length > 1 || r.ending || hasFreeInput(r.nodes[0]!))) emitRegion(r);
     else copyNode(node);
   };
   const copyNode = (node: Node): void => {
@@ -181,19 +245,21 @@ function rebuild(graph: Graph, region: (n: Node) => Region | undefined, index: R
     });
   };
   const emitRegion = (r: Region): void => {
-    const inside = new Set(r.nodes);
+    const ends = r.ending?.nodes ?? [];
+    const inside = new Set([...r.nodes, ...ends]);
     const leaving = r.nodes.flatMap((n) =>
       n.outputs.filter((v) => wanted.has(v) || (users.get(v) ?? []).some((u) => !inside.has(u))),
     );
     const { attributes, inputs } = describe(r, leaving);
+    const results = [...leaving, ...ends.map((n) => n.outputs[0]!)];
     const fresh = out.add(
       fusedOp,
       inputs.map((v) => map.get(v)!),
       attributes,
-      leaving.map((v): Aval => ({ dtype: v.dtype, shape: v.shape })),
+      results.map((v): Aval => ({ dtype: v.dtype, shape: v.shape })),
       { scope: r.nodes[r.nodes.length - 1]!.scope, region: r.nodes[0]!.region },
     );
-    leaving.forEach((v, i) => {
+    results.forEach((v, i) => {
       map.set(v, fresh.outputs[i]!);
     });
   };
@@ -265,6 +331,10 @@ function describe(r: Region, leaving: readonly Value[]): { attributes: Attribute
       n.op.name === "random_bits" ? [memory(n.inputs[0]!, new Array<number>(rank).fill(0))] : n.inputs.map(operand);
     slots.set(n.outputs[0]!, add({ op: name, type: n.outputs[0]!.dtype }, operands));
   }
+  const folds = (r.ending?.nodes ?? []).map((n) => ({
+    from: operand(n.inputs[0]!),
+    reduce: n.attributes.kind as string,
+  }));
   const base = inputs.length;
   const id = (x: number | Slot): number => (typeof x === "number" ? x : base + x.at);
   return {
@@ -273,7 +343,11 @@ function describe(r: Region, leaving: readonly Value[]): { attributes: Attribute
       shape: r.shape,
       strides: steps,
       nodes: pending.map((p) => ({ ...p.node, operands: p.operands.map(id) })),
-      results: leaving.map((v) => ({ value: id(slots.get(v)!) })),
+      results: [
+        ...leaving.map((v) => ({ value: id(slots.get(v)!) })),
+        ...folds.map(({ from, reduce }) => ({ value: id(from), reduce })),
+      ],
+      ...(r.ending && { reduce_dims: r.ending.dims, reduce_leading: r.ending.leading }),
     },
   };
 }
