@@ -4,6 +4,7 @@ import { byteLength } from "../data/index.ts";
 import { type Document, holdOut, readText } from "../data/text.ts";
 import { encodeDocuments, type TokenSource, tokensOf } from "../data/token-file.ts";
 import { activeBackend } from "../engine/runtime.ts";
+import { loadConfig } from "../models/folder.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { Recipe } from "../recipe/index.ts";
 import { writeFolderAtomic } from "../runs/atomic.ts";
@@ -43,6 +44,7 @@ export async function openWorkshop(
 ): Promise<Workshop> {
   const { train, heldOut } = holdOut(await readText(recipe.data.text, { minimumBytes: 4096 }), recipe.data.holdout);
   const tokenizer = await tokenizerOf(run, recipe, train);
+  await checkVocabularies(run, recipe, tokenizer);
   const trainTokens = tokensOf(encodeDocuments(tokenizer, train));
   const heldOutTokens = tokensOf(encodeDocuments(tokenizer, heldOut));
   const need = recipe.model.context + 1;
@@ -85,6 +87,19 @@ async function tokenizerOf(run: Run, recipe: Recipe, train: readonly Document[])
   // All at once: half a tokenizer would be another one.
   await writeFolderAtomic(folder, (path) => tokenizer.save(path));
   return tokenizer;
+}
+
+/** @throws InputError if a model of an earlier sitting was trained with another vocabulary: its token ids would mean something else */
+async function checkVocabularies(run: Run, recipe: Recipe, tokenizer: Tokenizer): Promise<void> {
+  for (const { name } of recipe.stages) {
+    const folder = run.modelFolder(name);
+    if (!existsSync(join(folder, "config.json"))) continue;
+    const { vocabulary } = await loadConfig(folder);
+    if (vocabulary !== tokenizer.vocabularySize)
+      throw new InputError(
+        `The tokenizer in ${join(run.path, "tokenizer")} has ${tokenizer.vocabularySize} tokens, but the model in ${folder} was trained with ${vocabulary}. Put the run's own tokenizer back (${folder} has a copy), or start a new run.`,
+      );
+  }
 }
 
 /** Name of the model a stage continues from: the last stage before it that ends with a language model. */

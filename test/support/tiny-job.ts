@@ -29,6 +29,7 @@ export interface TinyOptions {
   readonly stages?: readonly string[];
   /** More top-level lines. */
   readonly more?: readonly string[];
+  readonly model?: string;
   readonly text?: string;
 }
 
@@ -41,7 +42,12 @@ export const tinyStages = [
 ] as const;
 
 /** A folder with a small text and a recipe of a tiny model; `remove` takes it away. */
-export function tinyJob({ stages = tinyStages, more = [], text = smallPlay() }: TinyOptions = {}) {
+export function tinyJob({
+  stages = tinyStages,
+  more = [],
+  model = "layers: 1, width: 32, context: 64",
+  text = smallPlay(),
+}: TinyOptions = {}) {
   const folder = mkdtempSync(join(tmpdir(), "howdah-job-"));
   writeFileSync(join(folder, "play.txt"), text);
   const recipe = join(folder, "tiny.yaml");
@@ -51,7 +57,7 @@ export function tinyJob({ stages = tinyStages, more = [], text = smallPlay() }: 
       "name: tiny",
       "data: { text: play.txt, holdout: 20% }",
       "tokenizer: { vocabulary: 300 }",
-      "model: { family: gpt, layers: 1, width: 32, context: 64 }",
+      `model: { family: gpt, ${model} }`,
       ...more,
       "stages:",
       ...stages.map((stage) => `  - ${stage}`),
