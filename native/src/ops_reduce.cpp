@@ -278,6 +278,20 @@ Kernel make_arg(Instruction& instruction) {
   int64_t outer = 1, inner = 1;
   for (int i = 0; i < x.rank(); ++i) (i < axis ? outer : inner) *= i == axis ? 1 : x.dim(i);
   const int64_t length = x.dim(int(axis));
+  if (largest && x.dtype == DType::f32 && inner == 1 && length <= std::numeric_limits<int32_t>::max())
+    return [=](const Call& call) {
+      top_k({outer, length, 1, call.input<float>(0), nullptr, call.output<int32_t>(0)});
+      // It puts NaN last; here the first one wins.
+      const int64_t group = std::max<int64_t>(1, kTaskElements / length);
+      parallel_for((outer + group - 1) / group, [&](int64_t task, int) {
+        for (int64_t o = task * group; o < std::min(outer, (task + 1) * group); ++o) {
+          const float* row = call.input<float>(0) + o * length;
+          int unordered = 0;
+          for (int64_t t = 0; t < length; ++t) unordered |= row[t] != row[t];
+          if (unordered) call.output<int32_t>(0)[o] = int32_t(std::find_if(row, row + length, [](float v) { return v != v; }) - row);
+        }
+      });
+    };
   return [=](const Call& call) {
     const int64_t group = std::max<int64_t>(1, kTaskElements / length);
     parallel_for((outer * inner + group - 1) / group, [&](int64_t task, int) {

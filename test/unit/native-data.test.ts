@@ -284,4 +284,23 @@ describe.skipIf(missing !== undefined)("native ops that move elements", () => {
       }
     }
   });
+
+  it("argmax takes the first of equals, and a NaN before every number", async () => {
+    const next = random(14);
+    const [rows, columns] = [6, 70001];
+    const x = plain("f32", [rows, columns], () => Math.floor(next(-2000, 2000)));
+    const values = [...x.values];
+    values[2 * columns + 69000] = Number.NaN;
+    values[2 * columns + 300] = Number.NaN;
+    for (let c = 0; c < columns; c++) values[3 * columns + c] = Number.NEGATIVE_INFINITY;
+    for (let c = 0; c < columns; c++) values[4 * columns + c] = c % 2 === 0 ? -0 : 0;
+    const wanted = Array.from({ length: rows }, (_, r) => {
+      const row = values.slice(r * columns, (r + 1) * columns);
+      const nan = row.findIndex(Number.isNaN);
+      return nan >= 0 ? nan : row.indexOf(row.reduce((a, b) => Math.max(a, b)));
+    });
+    const got = await op1("argmax", [plain("f32", x.shape, values)], { dtype: "i32", shape: [rows] }, { axis: 1 });
+    expect(got).toEqual(wanted);
+    expect(got.slice(2, 5)).toEqual([300, 0, 0]);
+  });
 });
