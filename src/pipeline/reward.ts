@@ -9,7 +9,7 @@ import { Generator } from "../generate/batch.ts";
 import { loadModel, saveModel } from "../models/folder.ts";
 import type { LanguageModel } from "../models/model.ts";
 import type { StageOf } from "../recipe/index.ts";
-import { writeFileAtomic } from "../runs/atomic.ts";
+import { removeLeftovers, writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
 import { jit } from "../tensor/jit.ts";
 import { scalar, zeros } from "../tensor/ops/creation.ts";
@@ -113,7 +113,9 @@ async function sampledOnce(
   name: string,
   sample: () => Promise<readonly (readonly number[])[]>,
 ): Promise<readonly (readonly number[])[]> {
-  const path = join(workshop.run.path, "samples", `${name}.json`);
+  const folder = join(workshop.run.path, "samples");
+  const path = join(folder, `${name}.json`);
+  await removeLeftovers(folder);
   if (existsSync(path)) {
     const kept = keptReplies.safeParse(JSON.parse(readFileSync(path, "utf8")));
     if (!kept.success) throw new InputError(`${path} does not hold sampled replies; remove it to sample anew.`);
