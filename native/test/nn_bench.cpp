@@ -70,7 +70,8 @@ BENCH("nn attention") {
 }
 
 BENCH("nn rows") {
-  for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{768, 128}, {16384, 384}, {1024, 768}}) {
+  for (const auto& shape : {std::pair<int64_t, int64_t>{768, 128}, {16384, 384}, {1024, 768}}) {
+    const int64_t rows = shape.first, columns = shape.second;
     const int64_t n = rows * columns;
     const double size = static_cast<double>(n) * 4;
     std::printf("  %lld x %lld\n", static_cast<long long>(rows), static_cast<long long>(columns));
@@ -108,7 +109,8 @@ BENCH("nn rows") {
 }
 
 BENCH("nn losses, embedding, optimizer, search") {
-  for (const auto& [rows, channels, classes] : {std::array<int64_t, 3>{16384, 384, 65}, {1024, 768, 50257}, {768, 128, 512}}) {
+  for (const auto& shape : {std::array<int64_t, 3>{16384, 384, 65}, {1024, 768, 50257}, {768, 128, 512}}) {
+    const int64_t rows = shape[0], channels = shape[1], classes = shape[2];
     Floats h = normals(rows * channels), w = normals(classes * channels), dloss(static_cast<size_t>(rows), 1e-3f), loss = dloss, lse = dloss, dh = h, dw = w;
     for (float& x : w) x *= 0.02f;
     std::vector<int32_t> targets(static_cast<size_t>(rows));

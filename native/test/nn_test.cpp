@@ -69,7 +69,8 @@ Doubles logits_reference(const Doubles& h, const Doubles& w, int64_t channels) {
 } // namespace
 
 TEST("softmax and log-softmax equal their definitions") {
-  for (const auto& [rows, columns] : kShapes) {
+  for (const auto& shape : kShapes) {
+    const int64_t rows = shape[0], columns = shape[1];
     const Floats x = normals(rows * columns);
     Floats y = filled(rows * columns), log_y = filled(rows * columns);
     on_any_threads(
@@ -99,7 +100,8 @@ TEST("softmax gives exact zeros at -inf and keeps huge logits finite") {
 }
 
 TEST("gradients of softmax and log-softmax equal central differences") {
-  for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{3, 5}, {2, 37}, {4, 80}}) {
+  for (const auto& shape : {std::pair<int64_t, int64_t>{3, 5}, {2, 37}, {4, 80}}) {
+    const int64_t rows = shape.first, columns = shape.second;
     const Floats x = normals(rows * columns), dy = normals(rows * columns);
     Floats y = filled(rows * columns), dx = y;
     softmax({rows, columns, x.data(), y.data()});
@@ -112,7 +114,8 @@ TEST("gradients of softmax and log-softmax equal central differences") {
 }
 
 TEST("layer norm and RMS norm equal their definitions, with and without parameters") {
-  for (const auto& [rows, columns] : kShapes) {
+  for (const auto& shape : kShapes) {
+    const int64_t rows = shape[0], columns = shape[1];
     Floats x = normals(rows * columns), scale = normals(columns), bias = normals(columns);
     for (float& v : x) v += 3;
     for (const bool with : {true, false}) {
@@ -130,7 +133,8 @@ TEST("layer norm and RMS norm equal their definitions, with and without paramete
 }
 
 TEST("gradients of the norms equal central differences") {
-  for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{3, 5}, {4, 37}, {9, 16}}) {
+  for (const auto& shape : {std::pair<int64_t, int64_t>{3, 5}, {4, 37}, {9, 16}}) {
+    const int64_t rows = shape.first, columns = shape.second;
     const Floats x = normals(rows * columns), dy = normals(rows * columns), scale = normals(columns), bias = normals(columns);
     const Doubles wide = widen(x), s = widen(scale), b = widen(bias);
     Floats y = filled(rows * columns), mean = filled(rows), rstd = filled(rows), dx = y, dscale = filled(columns), dbias = filled(columns);
@@ -173,7 +177,8 @@ TEST("parameter gradients of the norms over many rows do not depend on threads")
 }
 
 TEST("cross-entropy from logits and its gradient; negative targets count for nothing") {
-  for (const auto& [rows, classes] : {std::pair<int64_t, int64_t>{5, 7}, {33, 65}, {3, 1030}}) {
+  for (const auto& shape : {std::pair<int64_t, int64_t>{5, 7}, {33, 65}, {3, 1030}}) {
+    const int64_t rows = shape.first, classes = shape.second;
     const Floats logits = normals(rows * classes), dloss = normals(rows);
     std::vector<int32_t> targets(static_cast<size_t>(rows));
     for (int32_t& t : targets) t = static_cast<int32_t>(pick(classes + 1) - 1);
@@ -265,7 +270,8 @@ TEST("many chunks of rows add up, and rows without a target leave nothing behind
 }
 
 TEST("embedding takes rows, its gradient adds them up") {
-  for (const auto& [rows, channels, classes] : {std::array<int64_t, 3>{50, 3, 7}, {4000, 48, 65}, {300, 130, 5000}}) {
+  for (const auto& shape : {std::array<int64_t, 3>{50, 3, 7}, {4000, 48, 65}, {300, 130, 5000}}) {
+    const int64_t rows = shape[0], channels = shape[1], classes = shape[2];
     const Floats table = normals(classes * channels), dy = normals(rows * channels);
     std::vector<int32_t> ids(static_cast<size_t>(rows));
     for (int32_t& id : ids) id = static_cast<int32_t>(pick(std::min<int64_t>(classes, 60)));
@@ -379,7 +385,8 @@ TEST("AdamW takes its decoupled step on every tensor, and the norm is that of al
 }
 
 TEST("top-k gives the largest, equal ones by index, NaN last") {
-  for (const auto& [rows, columns, k] : {std::array<int64_t, 3>{3, 5, 5}, {4, 1000, 1}, {9, 333, 40}, {2, 200000, 50}, {1, 200001, 1}}) {
+  for (const auto& shape : {std::array<int64_t, 3>{3, 5, 5}, {4, 1000, 1}, {9, 333, 40}, {2, 200000, 50}, {1, 200001, 1}}) {
+    const int64_t rows = shape[0], columns = shape[1], k = shape[2];
     Floats x = normals(rows * columns);
     for (float& v : x) v = std::round(v * 50) / 50; // many ties
     x[1] = NAN;
