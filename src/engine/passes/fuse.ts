@@ -227,7 +227,7 @@ function rebuild(graph: Graph, region: (n: Node) => Region | undefined, index: R
     for (const m of members)
       for (const v of m.inputs) {
         const from = r ? source(v) : v;
-        if (from.node && !(r && isFree(from.node)) && !(r && r.nodes.includes(from.node))) emit(from.node);
+        if (from.node && !(r && isFree(from.node)) && !r?.nodes.includes(from.node)) emit(from.node);
       }
     if (r && (r.nodes.length > 1 || r.ending || hasFreeInput(r.nodes[0]!))) emitRegion(r);
     else copyNode(node);
