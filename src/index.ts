@@ -10,10 +10,11 @@ export * from "./generate/index.ts";
 export * from "./models/index.ts";
 export * from "./nn/index.ts";
 export * from "./pipeline/index.ts";
-export * from "./recipe/index.ts";
+export { type LoadedRecipe, loadRecipe, parseRecipe, type Recipe, RecipeError, writeResolved } from "./recipe/index.ts";
 export * from "./runs/index.ts";
-export * from "./serve/index.ts";
+export { createServer, type ModelHost, type ModelRegistry, type Server, type ServerOptions } from "./serve/index.ts";
 export * from "./tensor/index.ts";
+export { uniform } from "./tensor/index.ts";
 export * from "./tokenizers/index.ts";
 export * from "./train/index.ts";
 
