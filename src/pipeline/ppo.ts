@@ -23,7 +23,7 @@ import { randomKey } from "../tensor/ops/random.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import { trainLoop } from "../train/loop.ts";
-import { Optimizer } from "../train/optimizer.ts";
+import { type LearningRates, Optimizer } from "../train/optimizer.ts";
 import { type TrainState, trainStep } from "../train/step.ts";
 import { type EncodedPair, makePairs } from "./pairs.ts";
 import { loadRewardModel, SLOTS, shortPrompts } from "./reward.ts";
@@ -31,7 +31,7 @@ import { folderOfStage, publish, type Workshop } from "./workshop.ts";
 
 const STATE = "state.safetensors";
 /** Replies after which a KL twice as large as wished would have doubled the penalty. */
-const KL_HORIZON = 1000;
+const KL_HORIZON = 128;
 
 interface PPOState {
   readonly actor: TrainState<LanguageModel>;
@@ -211,9 +211,11 @@ export async function ppo(workshop: Workshop, stage: StageOf<"ppo">, index: numb
     before = kept.before;
   }
 
-  const rates = (): { actor: { adamw: Tensor; muon: Tensor }; critic: { adamw: Tensor; muon: Tensor } } => ({
-    actor: { adamw: scalar(stage.learning_rate!), muon: scalar(0) },
-    critic: { adamw: scalar(stage.value_learning_rate!), muon: scalar(0) },
+  /** Learning rates fall linearly to 0 over the rounds, as TRL's do. */
+  const share = (i: number): number => 1 - i / stage.steps;
+  const rates = (i: number): { actor: LearningRates; critic: LearningRates } => ({
+    actor: { adamw: scalar(stage.learning_rate! * share(i)), muon: scalar(0) },
+    critic: { adamw: scalar(stage.value_learning_rate! * share(i)), muon: scalar(0) },
   });
 
   /** One round: rollouts, rewards, advantages, then `epochs` passes of updates. */
@@ -255,7 +257,7 @@ export async function ppo(workshop: Workshop, stage: StageOf<"ppo">, index: numb
     const sums: Record<string, number> = {};
     let updates = 0;
     const size = n / stage.minibatches;
-    const r = rates();
+    const r = rates(i);
     for (let epoch = 0; epoch < stage.epochs; epoch++) {
       const rows = shuffled(n, recipe.seed, 900 + epoch, i);
       for (let b = 0; b < stage.minibatches; b++) {
@@ -298,7 +300,7 @@ export async function ppo(workshop: Workshop, stage: StageOf<"ppo">, index: numb
       "policy/entropy_avg": entropy / Math.max(tokens, 1),
       "val/ratio_var": Math.max((square ?? 1) - (mean["val/ratio"] ?? 1) ** 2, 0),
       "val/num_eos_tokens": ended,
-      lr: stage.learning_rate!,
+      lr: stage.learning_rate! * share(i),
       episode: (i + 1) * n,
     };
     kl.update(averageKl, n);

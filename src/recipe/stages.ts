@@ -65,7 +65,7 @@ export const stageSchemas = {
     examples: size().default(1024).describe("pairs to make"),
     prompt_tokens: size().default(96).describe("longest prompt in tokens; pairs with longer ones are left out"),
     reply_tokens: size().default(48).describe("longest reply in tokens"),
-    temperature: positive("1").default(1).describe("of the sampled replies"),
+    temperature: positive("1").default(1.3).describe("of the sampled replies; above 1 they are told apart more easily"),
     epochs,
     batch,
     accumulate,
@@ -90,7 +90,6 @@ export const stageSchemas = {
     lambda: fraction().default(0.95).describe("of generalised advantage estimation"),
     clip: positive("0.2").default(0.2).describe("of the probability ratio"),
     value_clip: positive("0.2").default(0.2).describe("of the value's change"),
-    value_coefficient: nonnegative("0.1").default(0.1).describe("weight of the value loss"),
     whiten: z
       .boolean({ error: "expected true or false" })
       .default(true)

@@ -24,10 +24,10 @@ const options = z.object({
   set: z
     .array(z.string())
     .default([])
-    .describe("change a value of the recipe, such as model.layers=4 (may be repeated)")
+    .describe("change a value of the recipe, such as model.layers=4")
     .meta({ value: "KEY=VALUE" }),
   runs: z.string().default("runs").describe("the folder of the runs").meta({ value: "DIR" }),
-  noServe: z.boolean().default(false).describe("end with the report; no pages, no chat"),
+  serve: z.boolean().default(true).describe("end with the report; no pages, no chat"),
   port: z
     .number()
     .int()
@@ -63,7 +63,7 @@ export const start = defineCommand({
       resume: true,
     });
     try {
-      if (o.noServe) return await driveJob(job, context);
+      if (!o.serve) return await driveJob(job, context);
       const registry = new Registry();
       const server = await listen(registry, o.runs, o.port, environment, print);
       print(`Watch and chat: ${server.url}`);

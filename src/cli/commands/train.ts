@@ -9,7 +9,7 @@ const options = z.object({
   set: z
     .array(z.string())
     .default([])
-    .describe("change a value of the recipe, such as model.layers=4 (may be repeated)")
+    .describe("change a value of the recipe, such as model.layers=4")
     .meta({ value: "KEY=VALUE" }),
   resume: z.boolean().default(false).describe("go on with a run of this name where it stopped"),
   runs: z.string().default("runs").describe("the folder of the runs").meta({ value: "DIR" }),
