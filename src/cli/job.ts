@@ -35,8 +35,13 @@ export async function openJob(request: JobRequest): Promise<OpenedJob> {
   if (!exists) return { run, loaded: asked };
   try {
     const loaded = parseRecipe(kept, run.recipe);
+    const inMinutes = asked.recipe.stages.flatMap((stage, i) =>
+      stage.kind === "pretrain" && stage.minutes !== undefined ? [i] : [],
+    );
     const changed = differences(asked.recipe, loaded.recipe).filter(
-      (line) => !/stages\.\d+\.(steps|minutes)\b/.test(line),
+      // The first sitting turned minutes into steps.
+      (line) =>
+        !inMinutes.some((at) => line.startsWith(`stages.${at}.steps:`) || line.startsWith(`stages.${at}.minutes:`)),
     );
     if (changed.length > 0)
       throw new InputError(
@@ -60,6 +65,9 @@ export async function driveJob(
   const display = new RunDisplay({
     title: loaded.recipe.name,
     stages: loaded.recipe.stages.map((s) => s.name),
+    expected: new Map(
+      loaded.recipe.stages.flatMap((s) => (s.kind === "pretrain" && s.minutes ? [[s.name, s.minutes * 60]] : [])),
+    ),
     stream: stdout,
     environment,
     past: structuredClone(run.past),

@@ -59,7 +59,7 @@ export async function trainStage<M, B>(
   const { from } = begun;
   let { state } = begun;
   try {
-    const heldout = await trainLoop({
+    let heldout = await trainLoop({
       stage: name,
       from,
       steps: o.steps,
@@ -97,7 +97,20 @@ export async function trainStage<M, B>(
       },
       model: () => state.model,
       lastGood: () => run.checkpoints.latest(name)?.path,
+      best: run.checkpoints.best(name)?.score,
     });
+    const best = run.checkpoints.best(name);
+    if (best?.score !== undefined && best.score < (heldout.heldout_loss ?? Number.NEGATIVE_INFINITY)) {
+      const { tree } = await loadTree(join(best.path, STATE), state);
+      dispose(state);
+      state = tree;
+      heldout = { ...heldout, heldout_loss: best.score };
+      emit({
+        type: "log",
+        level: "info",
+        message: `${name}: the model of step ${best.step} is kept, whose held-out loss ${best.score.toFixed(4)} was the lowest.`,
+      });
+    }
     dispose([state.optimizer, state.key]);
     return { model: state.model, heldout };
   } catch (error) {

@@ -39,7 +39,9 @@ export interface LoopOptions {
   readonly sampleEvery?: number | undefined;
   sample?(step: number): Promise<void>;
   readonly checkpointEvery?: number;
-  /** Saves everything as of `step` finished steps. `score` is the newest held-out loss if there is one. */
+  /** The lowest score among the checkpoints there are. */
+  readonly best?: number | undefined;
+  /** Saves everything as of `step` finished steps. `score` is the held-out loss at this very step, if it was measured. */
   save(step: number, score: number | undefined): Promise<void>;
   /** The metric that must not explode. Default `loss`. All metrics must stay finite. */
   readonly watch?: string;
@@ -67,6 +69,7 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
   let lastProgress = 0;
   let heldout: Record<string, number> = {};
   let score: number | undefined;
+  let best = o.best ?? Number.POSITIVE_INFINITY;
   let smallest = Number.POSITIVE_INFINITY;
   let pending: { step: number; metrics: Record<string, Tensor | number> } | undefined;
   let paused = 0;
@@ -95,11 +98,12 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
     if (step % logEvery === 0 || step === o.steps || step === o.from + 1) report();
   };
   /** Saves, unless the weights are wrong: a loss is known to be finite before the update that follows from it is. */
-  const save = async (step: number): Promise<void> => {
+  const save = async (step: number, measured?: number): Promise<void> => {
     await settle();
     const bad = o.model ? await firstNotFinite(o.model()) : undefined;
     if (bad) throw await diverged(o, step, `${bad} is not finite after the update`);
-    await o.save(step, score);
+    await o.save(step, measured);
+    lastSave = performance.now();
   };
   const progress = (done: number): void => {
     const now = performance.now();
@@ -144,6 +148,11 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
     if (last || (o.evaluateEvery && done % o.evaluateEvery === 0)) {
       await settle();
       await evaluate(done);
+      // The best so far is kept whatever the clock says: a stage that gets worse in the end gives this one.
+      if (!last && score !== undefined && score < best) {
+        best = score;
+        await save(done, score);
+      }
     }
     if (!last && o.sample && o.sampleEvery && done % o.sampleEvery === 0) {
       await settle();
@@ -153,7 +162,6 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
     }
     if (!last && performance.now() - lastSave > (o.checkpointEvery ?? 30) * 1000) {
       await save(done);
-      lastSave = performance.now();
     }
   }
   await settle();
