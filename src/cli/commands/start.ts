@@ -38,7 +38,11 @@ const options = z.object({
 });
 
 /** Names of stages that a person talks to. */
-const titles: Readonly<Record<string, string>> = { pretrain: "base", sft: "sft", ppo: "ppo" };
+const titles: Readonly<Record<string, { readonly id: string; readonly description: string }>> = {
+  pretrain: { id: "base", description: "continues text" },
+  sft: { id: "sft", description: "tuned to reply" },
+  ppo: { id: "ppo", description: "tuned, then rewarded" },
+};
 /** Names offered as people to talk to. */
 const MOST_SPEAKERS = 24;
 
@@ -143,8 +147,7 @@ async function offer(registry: Registry, { stage, folder }: ModelNews, speakers:
   const [{ model }, tokenizer] = await Promise.all([loadModel(folder), loadTokenizer(join(folder))]);
   registry.add(
     createModelHost({
-      id: titles[stage] ?? stage,
-      description: `after ${stage}`,
+      ...(titles[stage] ?? { id: stage, description: `after ${stage}` }),
       model,
       tokenizer,
       speakers,
