@@ -12,8 +12,8 @@ const job = tinyJob({
       .replace("0.2s", "0.05s")
       .replace("pretrain: { steps: 12", "pretrain: { steps: 60")
       .replace("sft: { pairs: dialogue, steps: 6", "sft: { pairs: dialogue, steps: 40")
-      .replace("examples: 48", "examples: 160, epochs: 2, checkpoint_every: 0.05s")
-      .replace(", batch: 8, log_every: 1, checkpoint_every: 0.05s", ", batch: 8, log_every: 1")
+      .replace("examples: 48", "examples: 160, epochs: 2, checkpoint_every: 0.005s")
+      .replace(", batch: 8, log_every: 1, checkpoint_every: 0.005s", ", batch: 8, log_every: 1")
       .replace("ppo: { steps: 3", "ppo: { steps: 8"),
   ),
   more: ["optimizer: { kind: muon }"],

@@ -38,7 +38,7 @@ describe("training that goes wrong", () => {
   });
 
   test("a run that diverges after a good checkpoint names it, keeps it, and ends from it as if nothing had happened", async () => {
-    const stages = [tinyStages[0].replace("steps: 12", "steps: 300").replace("0.2s", "0.05s")];
+    const stages = [tinyStages[0].replace("steps: 12", "steps: 300").replace("0.005s", "0.05s")];
     const [job, undisturbed] = [jobOf({ stages }), jobOf({ stages })];
     expect((await train(undisturbed)).exitCode).toBe(0);
     const running = startCli(["train", job.recipe, "--runs", job.runs]);
@@ -174,7 +174,7 @@ test("a full disk ends the run with its name, keeps what was saved, and the run 
   const disk = smallDisk(6);
   if (!disk) return skip("it takes root on Linux to mount a small disk");
   try {
-    const stages = [tinyStages[0].replace("0.2s", "0.05s").replace("steps: 12", "steps: 60")];
+    const stages = [tinyStages[0].replace("0.005s", "0.05s").replace("steps: 12", "steps: 60")];
     const job = { ...jobOf({ stages, model: "layers: 1, width: 64, context: 64" }), runs: join(disk.folder, "runs") };
     const filler = join(disk.folder, "filler");
     writeFileSync(filler, new Uint8Array(4_500_000));

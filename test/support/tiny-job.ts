@@ -34,10 +34,10 @@ export interface TinyOptions {
 }
 
 export const tinyStages = [
-  "pretrain: { steps: 12, batch_tokens: 512, log_every: 1, evaluate_every: 6, sample_every: 6, checkpoint_every: 0.2s }",
-  "sft: { pairs: dialogue, steps: 6, batch: 4, log_every: 1, evaluate_every: 3, checkpoint_every: 0.2s }",
-  "reward: { examples: 48, reply_tokens: 8, batch: 8, log_every: 1, checkpoint_every: 0.2s }",
-  "ppo: { steps: 3, reply_tokens: 8, batch: 8, checkpoint_every: 0.2s }",
+  "pretrain: { steps: 12, batch_tokens: 512, log_every: 1, evaluate_every: 6, sample_every: 6, checkpoint_every: 0.005s }",
+  "sft: { pairs: dialogue, steps: 6, batch: 4, log_every: 1, evaluate_every: 3, checkpoint_every: 0.005s }",
+  "reward: { examples: 48, reply_tokens: 8, batch: 8, log_every: 1, checkpoint_every: 0.005s }",
+  "ppo: { steps: 3, reply_tokens: 8, batch: 8, checkpoint_every: 0.005s }",
   "report: { prompts: 24, samples: 2 }",
 ] as const;
 
