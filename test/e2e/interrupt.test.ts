@@ -9,7 +9,6 @@ import { tinyJob, tinyStages } from "../support/tiny-job.ts";
 const job = tinyJob({
   stages: tinyStages.map((s) =>
     s
-      .replace("0.2s", "0.05s")
       .replace("pretrain: { steps: 12", "pretrain: { steps: 60")
       .replace("sft: { pairs: dialogue, steps: 6", "sft: { pairs: dialogue, steps: 40")
       .replace("examples: 48", "examples: 160, epochs: 2, checkpoint_every: 0.005s")
