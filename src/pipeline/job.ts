@@ -9,6 +9,7 @@ import { readEvents } from "../runs/log.ts";
 import type { Run } from "../runs/run.ts";
 import { dispose } from "../tensor/tree.ts";
 import { StoppedError } from "../train/loop.ts";
+import { makePairs } from "./pairs.ts";
 import { ppo } from "./ppo.ts";
 import {
   bitsPerByte,
@@ -57,6 +58,9 @@ export async function runJob(run: Run, loaded: LoadedRecipe, options: JobOptions
   let samples: ReportResult["samples"] = [];
   try {
     const workshop = await openWorkshop(run, recipe, options);
+    // Whether the text holds pairs is known before hours of pre-training, not after.
+    for (const stage of recipe.stages)
+      if (stage.kind === "sft" && !finished.has(stage.name)) await makePairs(workshop, stage.pairs);
     for (const [index, stage] of recipe.stages.entries()) {
       const past = finished.get(stage.name);
       if (past) {
