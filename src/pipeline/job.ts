@@ -76,7 +76,7 @@ export async function runJob(run: Run, loaded: LoadedRecipe, options: JobOptions
         type: "stage",
         ...about,
         status: again ? "resumed" : "started",
-        ...(again ? { step: run.checkpoints.latest(stage.name)?.step ?? 0 } : {}),
+        ...(again ? { step: run.checkpoints.latest(stage.kind === "report" ? JUDGE : stage.name)?.step ?? 0 } : {}),
       });
       const begun = performance.now();
       let summary: Summary;

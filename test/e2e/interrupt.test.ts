@@ -131,13 +131,7 @@ test("a job killed at moments that nobody chose ends with the same bits", async 
   }
   expect(sittings).toBeGreaterThan(1);
   expect(await train(runs, true).ended).toMatchObject({ exitCode: 0 });
-  // Known: a report that is killed after its judge was trained starts over in the log, without the judge's curve. Weights,
-  // samples and results are the same; the curves of all other stages too.
-  const { metrics, ...same } = outcome(runs);
-  const { metrics: expected, ...wanted } = undisturbed;
-  expect(same).toEqual(wanted);
-  const curves = (list: unknown) => (list as [string, unknown][]).filter(([name]) => name !== "report");
-  expect(curves(metrics)).toEqual(curves(expected));
+  expect(outcome(runs)).toEqual(undisturbed);
 }, 240_000);
 
 describe("Ctrl-C", () => {
