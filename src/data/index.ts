@@ -1,4 +1,5 @@
 export * from "./dialogue.ts";
+export * from "./document.ts";
 export * from "./jsonl.ts";
 export * from "./packing.ts";
 export * from "./pairs.ts";

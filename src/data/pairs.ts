@@ -10,7 +10,7 @@ import {
   setAsideForJudge,
   splitPlays,
 } from "./dialogue.ts";
-import type { Document } from "./text.ts";
+import type { SourceText } from "./text.ts";
 
 export type PairKind = "dialogue" | "continuation";
 
@@ -33,9 +33,13 @@ export interface PairOptions extends ReplyOptions, ContinuationOptions {
  * @param kind "auto": dialogue if most of the text (by documents' length) is a play, else continuation
  * @throws InputError when the text yields no pairs of this kind
  */
-export function pairsOf(documents: readonly Document[], kind: PairKind | "auto", options: PairOptions = {}): TextPairs {
+export function pairsOf(
+  documents: readonly SourceText[],
+  kind: PairKind | "auto",
+  options: PairOptions = {},
+): TextPairs {
   const { judgeFraction = 0.25 } = options;
-  const length = (parts: readonly Document[]): number => parts.reduce((sum, { text }) => sum + text.length, 0);
+  const length = (parts: readonly SourceText[]): number => parts.reduce((sum, { text }) => sum + text.length, 0);
   const plays = documents.filter(({ text }) => holdsDialogue(text));
   const chosen = kind === "auto" ? (length(plays) * 2 > length(documents) ? "dialogue" : "continuation") : kind;
 

@@ -5,7 +5,7 @@ import { extname, join, relative, sep } from "node:path";
 import { InputError } from "../tensor/errors.ts";
 
 /** One text and where it came from. */
-export interface Document {
+export interface SourceText {
   /** Path as given; for a file in a folder, relative to the folder with forward slashes. */
   readonly source: string;
   readonly text: string;
@@ -23,7 +23,7 @@ const EXTENSIONS = new Set([".txt", ".md", ".markdown"]);
  * left out; each real file is read once, however many links lead to it. Line ends become a line feed; a byte order mark is dropped.
  * @throws InputError naming the file (and the byte) when something is missing, empty, binary, not UTF-8, or there is too little of it
  */
-export async function readText(path: string, options: ReadTextOptions = {}): Promise<Document[]> {
+export async function readText(path: string, options: ReadTextOptions = {}): Promise<SourceText[]> {
   const { minimumBytes = 1 } = options;
   const info = await stat(path).catch((error: NodeJS.ErrnoException) => {
     throw new InputError(`${path}: ${error.code === "ENOENT" ? "there is no such file or folder" : error.message}.`, {
@@ -36,7 +36,7 @@ export async function readText(path: string, options: ReadTextOptions = {}): Pro
       `${path}: no text here. Expected files ending in ${[...EXTENSIONS].join(", ")}, in it or in its folders.`,
     );
   }
-  const documents: Document[] = [];
+  const documents: SourceText[] = [];
   for (const file of files) {
     const source = info.isDirectory() ? relative(path, file).split(sep).join("/") : path;
     documents.push({ source, text: decodeText(await readFile(file), file) });
@@ -116,13 +116,13 @@ export function firstInvalidUtf8(bytes: Uint8Array): number {
 }
 
 /** Bytes of UTF-8 in all: what bits per byte are divided by. */
-export const byteLength = (documents: readonly Document[]): number =>
+export const byteLength = (documents: readonly SourceText[]): number =>
   documents.reduce((sum, { text }) => sum + Buffer.byteLength(text), 0);
 
 /** The training part and the held-out part of a text. */
 export interface Holdout {
-  readonly train: Document[];
-  readonly heldOut: Document[];
+  readonly train: SourceText[];
+  readonly heldOut: SourceText[];
 }
 
 /**
@@ -131,7 +131,7 @@ export interface Holdout {
  * @param fraction between 0 and 1, exclusive
  * @throws InputError when a part would be empty
  */
-export function holdOut(documents: readonly Document[], fraction = 0.1): Holdout {
+export function holdOut(documents: readonly SourceText[], fraction = 0.1): Holdout {
   if (!(fraction > 0 && fraction < 1)) throw new InputError(`holdout: ${fraction} is not between 0 and 1.`);
   const sizes = documents.map((document) => Buffer.byteLength(document.text));
   const total = sizes.reduce((sum, size) => sum + size, 0);
@@ -144,7 +144,7 @@ export function holdOut(documents: readonly Document[], fraction = 0.1): Holdout
 
   const near = documents.length > 1 ? [0, document.text.length] : [];
   const cut = cutAt(document.text, target - before, Math.round(total / 50), near);
-  const part = (start: number, end?: number): Document[] => {
+  const part = (start: number, end?: number): SourceText[] => {
     const text = document.text.slice(start, end);
     return text.trim() === "" ? [] : [{ source: document.source, text }];
   };

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
 import type { Tokenizer } from "../tokenizers/types.ts";
-import { type Document, sha256 } from "./text.ts";
+import { type SourceText, sha256 } from "./text.ts";
 
 /** Tokens that windows and batches are cut from. */
 export interface TokenSource {
@@ -56,7 +56,7 @@ function concatenate(documents: readonly ArrayLike<number>[]): { ids: Int32Array
  * Documents as ids, each begun with the tokenizer's beginning token where it has one, so that a document's first words are predicted
  * too. Special tokens that a text spells out stay text.
  */
-export function encodeDocuments(tokenizer: Tokenizer, documents: readonly Document[]): Int32Array[] {
+export function encodeDocuments(tokenizer: Tokenizer, documents: readonly SourceText[]): Int32Array[] {
   return documents.map(({ text }) => {
     const ids = tokenizer.encode(text, { addSpecialTokens: false });
     return Int32Array.from(tokenizer.bosId === undefined ? ids : [tokenizer.bosId, ...ids]);

@@ -1,4 +1,4 @@
-import { type Conversation, type Document, type Example, type PairKind, pairsOf, shuffled } from "../data/index.ts";
+import { type Conversation, type Example, type PairKind, pairsOf, type SourceText, shuffled } from "../data/index.ts";
 import { readConversations } from "../data/jsonl.ts";
 import { encodeChat, type Tokenizer } from "../tokenizers/index.ts";
 import type { Workshop } from "./workshop.ts";
@@ -53,7 +53,7 @@ export async function makePairs(workshop: Workshop, source: string): Promise<Pai
       judgeHeldOut: all.slice(cut(0.95)),
     };
   }
-  const parts = (list: readonly Document[], kind: PairKind | "auto") => pairsOf(list, kind);
+  const parts = (list: readonly SourceText[], kind: PairKind | "auto") => pairsOf(list, kind);
   const train = parts(documents.train, source);
   const heldOut = parts(documents.heldOut, train.kind);
   return {

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { byteLength } from "../data/index.ts";
-import { type Document, holdOut, readText } from "../data/text.ts";
+import { holdOut, readText, type SourceText } from "../data/text.ts";
 import { encodeDocuments, type TokenSource, tokensOf } from "../data/token-file.ts";
 import { activeBackend } from "../engine/runtime.ts";
 import { loadConfig } from "../models/folder.ts";
@@ -28,7 +28,7 @@ export interface ModelNews {
 export interface Workshop {
   readonly run: Run;
   readonly recipe: Recipe;
-  readonly documents: { readonly train: readonly Document[]; readonly heldOut: readonly Document[] };
+  readonly documents: { readonly train: readonly SourceText[]; readonly heldOut: readonly SourceText[] };
   readonly tokenizer: Tokenizer;
   readonly tokens: { readonly train: TokenSource; readonly heldOut: TokenSource; readonly heldOutBytes: number };
   readonly emit: (event: NewEvent) => void;
@@ -69,7 +69,7 @@ export async function openWorkshop(
 }
 
 /** The run's own tokenizer: kept from an earlier sitting, taken from where the recipe says, or trained on the training part. */
-async function tokenizerOf(run: Run, recipe: Recipe, train: readonly Document[]): Promise<Tokenizer> {
+async function tokenizerOf(run: Run, recipe: Recipe, train: readonly SourceText[]): Promise<Tokenizer> {
   const folder = join(run.path, "tokenizer");
   if (existsSync(folder)) return await loadTokenizer(folder);
   const { vocabulary, min_frequency, from } = recipe.tokenizer;

@@ -2,13 +2,13 @@ import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, test } from "vitest";
 import {
   continuationPairs,
-  type Document,
   holdOut,
   holdsDialogue,
   pairsOf,
   parsePlay,
   readText,
   replyPairs,
+  type SourceText,
   setAsideForJudge,
   splitPlays,
   splitScenes,
@@ -33,7 +33,7 @@ and goes on.
 and a paragraph without a name
 `;
 
-let shakespeare: Document[];
+let shakespeare: SourceText[];
 beforeAll(async () => {
   shakespeare = await readText(fileURLToPath(new URL("../../data/tinyshakespeare.txt", import.meta.url)));
 });
@@ -175,7 +175,7 @@ describe("pairs for the policy and for the judge", () => {
   test("other text gives continuations, by whole documents or by position", () => {
     const paragraph = (i: number): string =>
       `Paragraph ${i} says something of no great weight. Then it says something else, number ${i}.`;
-    const document = (from: number, n: number): Document => ({
+    const document = (from: number, n: number): SourceText => ({
       source: `${from}`,
       text: Array.from({ length: n }, (_, i) => paragraph(from + i)).join("\n\n"),
     });
