@@ -1,4 +1,4 @@
-import { loadNativeBackend, type NativeBackend, useBackend } from "../src/engine/index.ts";
+import { explainPeak, loadNativeBackend, type NativeBackend, showPeak, useBackend } from "../src/engine/index.ts";
 import type { Instruction, Program } from "../src/engine/program.ts";
 import { initGPT } from "../src/models/index.ts";
 import { BackendError } from "../src/tensor/errors.ts";
@@ -95,5 +95,6 @@ export async function profile(
   console.log(
     `a step: median ${milliseconds.toFixed(2)} ms, of which kernels ${total.toFixed(2)} ms; ${program.instructions.length} instructions, arena ${(program.arenaBytes / 1e6).toFixed(1)} MB`,
   );
+  console.log(showPeak(explainPeak(program), program.arenaBytes).join("\n"));
   return { milliseconds, kinds: sorted };
 }

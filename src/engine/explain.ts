@@ -1,12 +1,12 @@
 import { bytesPerElement } from "../tensor/dtype.ts";
 import { StateError } from "../tensor/errors.ts";
-import type { Node } from "../tensor/graph.ts";
+import type { Attributes, Node } from "../tensor/graph.ts";
 import { traceCall } from "../tensor/jit.ts";
 import type { Precision } from "../tensor/runtime.ts";
 import { size } from "../tensor/shape.ts";
 import { tensors } from "../tensor/tree.ts";
 import { lower, optimize } from "./compile.ts";
-import type { Backend } from "./program.ts";
+import type { Backend, Program } from "./program.ts";
 import { activeBackend } from "./runtime.ts";
 
 export interface ExplainOptions {
@@ -35,8 +35,25 @@ export interface Explanation {
     readonly outputs: number;
     readonly arena: number;
     readonly constants: number;
+    /** Where the arena is fullest and what holds it. */
+    readonly peak: ExplainedPeak;
   };
   toString(): string;
+}
+
+export interface ExplainedPeak {
+  /** Bytes alive at once at most: the arena holds that and the gaps that no arrangement could fill. */
+  readonly bytes: number;
+  /** The op during which that is so, and where in the model it stands. */
+  readonly op: string;
+  readonly scope: string;
+  /** What lies in the arena then, values of one kind together, largest first. */
+  readonly holders: readonly {
+    readonly bytes: number;
+    readonly count: number;
+    readonly op: string;
+    readonly value: string;
+  }[];
 }
 
 /** The program that `jit(f)` would run for these arguments: its ops, shapes, floating-point operations and memory. Nothing is run. */
@@ -64,17 +81,14 @@ export function explain<A extends readonly unknown[], R>(
     outputs: program.outputs.reduce((n, id, i) => (aliased.has(i) ? n : n + bytesOf(program.values[id]!)), 0),
     arena: program.arenaBytes,
     constants: program.constants.reduce((n, c) => n + c.byteLength, 0),
+    peak: explainPeak(program),
   };
   const flops = ops.reduce((n, o) => n + o.flops, 0);
   return { ops, flops, memory, toString: () => show(ops, flops, memory) };
 
   function describe(n: Node): ExplainedOp {
-    const text = (v: { dtype: string; shape: readonly number[] }) => `${v.dtype}(${v.shape.join(", ")})`;
     return {
-      op:
-        n.op.name === "fused_elementwise"
-          ? `fused: ${(n.attributes.nodes as readonly { op: string }[]).map((x) => x.op).join(" ")}`
-          : n.op.name,
+      op: nameOf(n.op.name, n.attributes),
       scope: n.scope,
       inputs: n.inputs.map(text),
       outputs: n.outputs.map(text),
@@ -82,6 +96,30 @@ export function explain<A extends readonly unknown[], R>(
       bytes: [...n.inputs, ...n.outputs].reduce((sum, v) => sum + bytesOf(v), 0),
     };
   }
+}
+
+const text = (v: { dtype: string; shape: readonly number[] }) => `${v.dtype}(${v.shape.join(", ")})`;
+
+function nameOf(op: string, attributes: Attributes): string {
+  if (op !== "fused_elementwise") return op;
+  return `fused: ${(attributes.nodes as readonly { op: string }[]).map((x) => x.op).join(" ")}`;
+}
+
+/** What a planned program's arena holds where it is fullest. */
+export function explainPeak(program: Program): ExplainedPeak {
+  const { peak, instructions, values } = program;
+  const at = peak && instructions[peak.at];
+  if (!peak || !at) return { bytes: 0, op: "", scope: "", holders: [] };
+  const kinds = new Map<string, { bytes: number; count: number; op: string; value: string }>();
+  for (const h of peak.holders) {
+    const maker = instructions[h.instruction]!;
+    const kind = { op: nameOf(maker.op, maker.attributes), value: text(values[h.value]!) };
+    const key = `${kind.op} ${kind.value}`;
+    const sum = kinds.get(key) ?? { bytes: 0, count: 0, ...kind };
+    kinds.set(key, { ...sum, bytes: sum.bytes + h.bytes, count: sum.count + 1 });
+  }
+  const holders = [...kinds.values()].sort((a, b) => b.bytes - a.bytes);
+  return { bytes: peak.bytes, op: nameOf(at.op, at.attributes), scope: at.scope ?? "", holders };
 }
 
 const units = ["", "k", "M", "G", "T", "P"];
@@ -109,5 +147,19 @@ function show(ops: readonly ExplainedOp[], flops: number, memory: Explanation["m
   return [
     ...lines,
     `${ops.length} kernels, ${short(flops)}FLOP; memory: ${short(m.inputs)}B in, ${short(m.outputs)}B out, ${short(m.arena)}B between, ${short(m.constants)}B constants`,
+    ...showPeak(memory.peak, memory.arena),
   ].join("\n");
+}
+
+/** The lines about the arena's peak; kinds of values below a hundredth of it are left out. */
+export function showPeak(peak: ExplainedPeak, arena: number): string[] {
+  if (peak.bytes === 0) return [];
+  const where = peak.scope ? `${peak.op} [${peak.scope}]` : peak.op;
+  const gap = ((100 * (arena - peak.bytes)) / peak.bytes).toFixed(1);
+  return [
+    `most at once: ${short(peak.bytes)}B at ${where}; the arena is ${gap} % larger. Held then:`,
+    ...peak.holders
+      .filter((h) => h.bytes >= peak.bytes / 100)
+      .map((h) => `${`${short(h.bytes)}B`.padStart(8)}  ${h.count} x ${h.op} ${h.value}`),
+  ];
 }

@@ -32,6 +32,16 @@ export interface Instruction {
   readonly scope?: string;
 }
 
+/** The instruction at which most of the arena is in use, and what holds it. */
+export interface ArenaPeak {
+  /** Position of the instruction. */
+  readonly at: number;
+  /** Bytes in use then, its own results included: no arrangement of the arena can be smaller. */
+  readonly bytes: number;
+  /** Largest first: what lies in the arena then, as it was called when it was made, and the instruction that made it. */
+  readonly holders: readonly { readonly value: number; readonly instruction: number; readonly bytes: number }[];
+}
+
 /**
  * What a backend runs: a flat list of instructions over values with static shapes and planned memory.
  * Outputs named in `aliases` reuse the buffer of a donated input (`[output index, input index]`); that input is
@@ -46,6 +56,8 @@ export interface Program {
   readonly constants: readonly HostArray[];
   readonly aliases: readonly (readonly [output: number, input: number])[];
   readonly arenaBytes: number;
+  /** Where the arena is fullest, for people to read: backends do not need it. */
+  readonly peak?: ArenaPeak;
   /** The type matmul operands are rounded to; accumulation is in f32 always. */
   readonly matmul: "f32" | "bf16";
 }

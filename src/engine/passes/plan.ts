@@ -118,9 +118,11 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     else copies.push({ from: v, index });
   });
 
-  const arena = new Set<Block>();
-  for (const b of blocks.values()) if (!b.storage) arena.add(b);
-  const arenaBytes = assignOffsets([...arena]);
+  const owners = new Map<Block, Value>();
+  for (const [v, b] of blocks) if (!b.storage && !owners.has(b)) owners.set(b, v);
+  const arena = [...owners.keys()];
+  const peak = peakOf(arena, nodes.length);
+  const arenaBytes = assignOffsets(arena, peak.bytes);
 
   const values: ProgramValue[] = [];
   const ids = new Map<Value, number>();
@@ -150,7 +152,21 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     instructions.push({ op: "copy", inputs: [from], outputs: [to], attributes: {} });
     return to;
   });
-  return { values, instructions, inputs, outputs, constants, aliases, arenaBytes, matmul: options.matmul };
+  const holders = arena
+    .filter((b) => b.first <= peak.at && peak.at <= b.last)
+    .map((b) => ({ value: id(owners.get(b)!), instruction: b.first, bytes: b.bytes }))
+    .sort((a, b) => b.bytes - a.bytes || a.instruction - b.instruction);
+  return {
+    values,
+    instructions,
+    inputs,
+    outputs,
+    constants,
+    aliases,
+    arenaBytes,
+    peak: { ...peak, holders },
+    matmul: options.matmul,
+  };
 }
 
 function viewRoot(v: Value): Value {
@@ -176,23 +192,74 @@ function constantData(n: Node): HostArray {
   return data;
 }
 
-/** Largest first, each at the lowest offset where nothing alive at the same time lies. Pisarchyk & Lee 2020, "greedy by size". */
-function assignOffsets(blocks: Block[]): number {
-  const placed: { block: Block; offset: number; end: number }[] = [];
-  let total = 0;
-  for (const block of blocks.sort((a, b) => b.bytes - a.bytes || a.first - b.first)) {
-    const need = Math.ceil(block.bytes / ALIGN) * ALIGN;
-    const rivals = placed
-      .filter((p) => p.block.first <= block.last && block.first <= p.block.last)
-      .sort((a, b) => a.offset - b.offset);
-    let offset = 0;
-    for (const r of rivals) {
-      if (offset + need <= r.offset) break;
-      offset = Math.max(offset, r.end);
-    }
-    placed.push({ block, offset, end: offset + need });
-    block.storage = { kind: "arena", offset };
-    total = Math.max(total, offset + need);
+/** What is alive at the position where most is: no arrangement of the arena can be smaller than its bytes. */
+function peakOf(blocks: readonly Block[], length: number): { at: number; bytes: number } {
+  const change = new Float64Array(length + 2);
+  for (const b of blocks) {
+    change[Math.max(b.first, 0)]! += aligned(b);
+    change[Math.min(b.last, length) + 1]! -= aligned(b);
   }
-  return total;
+  let live = 0;
+  let peak = { at: 0, bytes: 0 };
+  for (let at = 0; at <= length; at++) {
+    live += change[at]!;
+    if (live > peak.bytes) peak = { at, bytes: live };
+  }
+  return peak;
+}
+
+const aligned = (b: Block): number => Math.ceil(b.bytes / ALIGN) * ALIGN;
+const lifetime = (b: Block): number => b.last - b.first + 1;
+
+/** In which order blocks are placed; the arrangement that needs least is taken. */
+const orders: readonly ((a: Block, b: Block) => number)[] = [
+  (a, b) => b.bytes - a.bytes || a.first - b.first,
+  (a, b) => lifetime(b) - lifetime(a) || b.bytes - a.bytes,
+  (a, b) => b.bytes * lifetime(b) - a.bytes * lifetime(a) || a.first - b.first,
+  (a, b) => a.first - b.first || b.bytes - a.bytes,
+  (a, b) => b.last - a.last || b.bytes - a.bytes,
+];
+/** Programs with more blocks are arranged by size only. */
+const MANY_BLOCKS = 4000;
+
+/**
+ * Gives each block an offset: in a given order, each at the lowest place where nothing alive at the same time lies (Pisarchyk & Lee 2020,
+ * "greedy by size"). Several orders are tried until one needs no more than the peak of live bytes. Returns the arena's size.
+ */
+function assignOffsets(blocks: readonly Block[], peak: number): number {
+  let best: { offsets: Map<Block, number>; total: number } | undefined;
+  for (const order of blocks.length > MANY_BLOCKS ? orders.slice(0, 1) : orders) {
+    const arranged = arrange([...blocks].sort(order));
+    if (!best || arranged.total < best.total) best = arranged;
+    if (best.total <= peak) break;
+  }
+  for (const [block, offset] of best?.offsets ?? []) block.storage = { kind: "arena", offset };
+  return best?.total ?? 0;
+}
+
+function arrange(blocks: readonly Block[]): { offsets: Map<Block, number>; total: number } {
+  /** By offset. */
+  const placed: { first: number; last: number; offset: number; end: number }[] = [];
+  const offsets = new Map<Block, number>();
+  let total = 0;
+  for (const block of blocks) {
+    const need = aligned(block);
+    let offset = 0;
+    for (const p of placed) {
+      if (p.first > block.last || block.first > p.last) continue;
+      if (offset + need <= p.offset) break;
+      if (p.end > offset) offset = p.end;
+    }
+    const entry = { first: block.first, last: block.last, offset, end: offset + need };
+    let [low, high] = [0, placed.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (placed[middle]!.offset <= offset) low = middle + 1;
+      else high = middle;
+    }
+    placed.splice(low, 0, entry);
+    offsets.set(block, offset);
+    total = Math.max(total, entry.end);
+  }
+  return { offsets, total };
 }
