@@ -18,6 +18,10 @@ const fromHub: Readonly<Record<string, (json: unknown, where: string) => ModelCo
 export function configFromHub(json: unknown, where: string): ModelConfig {
   const type = typeof json === "object" && json !== null && "model_type" in json ? json.model_type : undefined;
   const read = typeof type === "string" && Object.hasOwn(fromHub, type) ? fromHub[type] : undefined;
+  if (type === "bert")
+    throw new InputError(
+      `${where}: model_type is "bert", an encoder, which continues no text: load it with loadEncoder.`,
+    );
   if (!read)
     throw new InputError(
       `${where}: model_type is ${JSON.stringify(type)}; supported are ${Object.keys(fromHub).join(", ")}.`,

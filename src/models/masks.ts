@@ -13,6 +13,15 @@ export interface Intervals {
  * @throws InputError for a mask with a hole, which no interval describes
  */
 export function causalIntervals(mask: ArrayLike<number>, batch: number, time: number): Intervals {
+  return intervals(mask, batch, time, true);
+}
+
+/** The same for an encoder, whose tokens see all tokens of their row. */
+export function bidirectionalIntervals(mask: ArrayLike<number>, batch: number, time: number): Intervals {
+  return intervals(mask, batch, time, false);
+}
+
+function intervals(mask: ArrayLike<number>, batch: number, time: number, causal: boolean): Intervals {
   if (mask.length !== batch * time)
     throw new ShapeError(`attention_mask: ${mask.length} elements for a batch of ${batch} rows of ${time}.`);
   const first = new Int32Array(batch * time);
@@ -29,7 +38,7 @@ export function causalIntervals(mask: ArrayLike<number>, batch: number, time: nu
           `attention_mask: row ${b} has a hole before token ${t}. Only padding at the left and at the right is supported.`,
         );
     first.fill(from, b * time, (b + 1) * time);
-    for (let t = 0; t < time; t++) end[b * time + t] = Math.min(t + 1, to);
+    for (let t = 0; t < time; t++) end[b * time + t] = causal ? Math.min(t + 1, to) : to;
   }
   return { first, end };
 }

@@ -24,9 +24,11 @@ export interface AttentionSizes {
   readonly groups: number;
   /** Probability that an attention weight is dropped in training. */
   readonly dropout: number;
+  /** Whether a token sees only itself and those before it; default yes. Encoders see the whole row. */
+  readonly causal?: boolean;
 }
 
-/** Causal multi-head self-attention with one projection for queries, keys and values. Vaswani et al. 2017, section 3.2.2. */
+/** Multi-head self-attention with one projection for queries, keys and values. Vaswani et al. 2017, section 3.2.2. */
 export class SelfAttention extends Module {
   /** width -> (heads + 2 groups) * head width: the queries' heads, then the keys', then the values'. */
   readonly qkv: Linear;
@@ -35,6 +37,7 @@ export class SelfAttention extends Module {
   readonly heads: number;
   readonly groups: number;
   readonly dropout: number;
+  readonly causal: boolean;
 
   constructor(qkv: Linear, out: Linear, sizes: AttentionSizes) {
     super();
@@ -43,6 +46,7 @@ export class SelfAttention extends Module {
     this.heads = sizes.heads;
     this.groups = sizes.groups;
     this.dropout = sizes.dropout;
+    this.causal = sizes.causal ?? true;
   }
 
   /**
@@ -59,7 +63,7 @@ export class SelfAttention extends Module {
     // Queries and keys are turned, values are not.
     const turned = context.rotary && rotary(packed.slice(2, 0, seen), context.rotary.cosine, context.rotary.sine);
     const options: AttentionOptions = {
-      causal: true,
+      causal: this.causal,
       ...(context.first ? { first: context.first } : {}),
       ...(context.end ? { end: context.end } : {}),
       ...(context.key && this.dropout > 0 ? { dropout: { key: context.key, rate: this.dropout } } : {}),

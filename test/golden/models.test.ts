@@ -21,22 +21,12 @@ import { jit } from "../../src/tensor/jit.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
 import { dispose, leaves } from "../../src/tensor/tree.ts";
 import { backends } from "../helpers/backends.ts";
+import { distance } from "../helpers/distance.ts";
 import { greedy } from "../helpers/greedy.ts";
 import { checkLeaks } from "../helpers/leaks.ts";
 
 const folder = (name: string) => new URL(`models/${name}`, import.meta.url).pathname;
 const cases = ["gpt2", "llama-grouped", "llama-scaled", "qwen2"];
-
-/** The largest difference, relative to the largest expected element. */
-function distance(got: ArrayLike<number>, expected: ArrayLike<number>): number {
-  expect(got.length).toBe(expected.length);
-  let [worst, scale] = [0, 0];
-  for (let i = 0; i < expected.length; i++) {
-    worst = Math.max(worst, Math.abs(got[i]! - expected[i]!));
-    scale = Math.max(scale, Math.abs(expected[i]!));
-  }
-  return Number.isFinite(scale) && scale > 0 ? worst / scale : Number.POSITIVE_INFINITY;
-}
 
 /** Hugging Face's labels as targets: shifted by one, -100 not counted. */
 function shifted(labels: ArrayLike<number>, [batch, time]: readonly number[]): Tensor<"i32"> {
