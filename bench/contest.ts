@@ -1,30 +1,56 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { loadNativeBackend, useBackend } from "../src/engine/index.ts";
-import { initGPT, saveModel, trainingFlopsPerToken } from "../src/models/index.ts";
-import { BackendError, InputError } from "../src/tensor/errors.ts";
-import { randomKey } from "../src/tensor/ops/random.ts";
-import { disposeTree } from "./dispose.ts";
-import { Contender, type Prepared } from "./protocol.ts";
-import { median, spread } from "./stats.ts";
-import { configOf } from "./step.ts";
-import { batches, type GPTWork, training } from "./works.ts";
+import type { Peaks } from "../src/engine/backends/native/peaks.ts";
+import { InputError } from "../src/tensor/errors.ts";
+import type { Contender, Prepared, Ran } from "./protocol.ts";
+import { append, median, spread } from "./stats.ts";
+
+/** What is measured: one step of it is what a side does between two looks at the clock. */
+export interface Work {
+  readonly name: string;
+  /** Sent to every side as it is. JSON. */
+  readonly parameters: unknown;
+  /** Floating-point operations of a step, and which of the machine's peaks they are held against. */
+  readonly flops?: number;
+  readonly peak?: "f32" | "bf16";
+  /** Bytes that a step has to read from memory, held against the peak of reading. */
+  readonly bytes?: number;
+  /** What a step gets done, for a rate such as tokens per second. */
+  readonly items?: { readonly count: number; readonly name: string };
+  /** Compares what the first steps of the two computed; throws where they do different work. */
+  readonly check?: (ours: Outcome, peer: Outcome) => void;
+}
+
+/** Who takes part, and how it is started. */
+export interface Entrant {
+  readonly name: string;
+  readonly variant: string;
+  start(): Contender;
+}
+
+/** What a side said and computed in its first steps. */
+export interface Outcome {
+  readonly name: string;
+  readonly variant: string;
+  readonly about: string;
+  readonly outputs: readonly unknown[];
+}
 
 export interface ContestOptions {
-  /** The Python that has PyTorch. */
-  readonly python: string;
-  /** Folder of `gpt.py`. */
-  readonly peers: string;
-  readonly threads: number;
   readonly rounds: number;
   /** Of one side in one round. */
   readonly seconds: number;
-  readonly compile: boolean;
-  /** Of our matmuls; `auto` is what training uses. */
-  readonly precision: "auto" | "f32" | "bf16";
+  /** Threads each side must say it uses. */
+  readonly threads: number;
   readonly say: (line: string) => void;
+  /** Steps before anything is timed: compilation, first touch of memory, and what is compared. Default 3. */
+  readonly warmUp?: number;
+  /** A step that takes shorter than this part of a turn is repeated so often at most. Default 200. */
+  readonly mostSteps?: number;
+  /** Each work in processes of its own, so that peak memory is its own. Default true; false saves start-up for many small works. */
+  readonly fresh?: boolean;
+  /** A peer's variant this much slower than the best in its first turn takes no further part. Default 1.3. */
+  readonly hopeless?: number;
+  /** Measures the machine between the rounds. */
+  readonly peaks?: () => Promise<Peaks>;
 }
 
 export interface Samples {
@@ -33,173 +59,236 @@ export interface Samples {
   readonly threads: number;
   /** Seconds of each step of the interleaved rounds. */
   readonly seconds: readonly number[];
-  /** Losses of the first steps, from the same weights and tokens. */
-  readonly losses: readonly number[];
+  readonly metrics: Readonly<Record<string, readonly number[]>>;
+  /** What the first steps computed. */
+  readonly outputs: readonly unknown[];
   readonly peakBytes: number;
+}
+
+/** One side of one work. */
+export interface SideResult {
+  readonly variant: string;
+  /** Median milliseconds of a step, and half the quartiles' distance as a part of it. */
+  readonly ms: number;
+  readonly spread: number;
+  readonly gflops?: number;
+  readonly gb_per_s?: number;
+  /** Parts of the measured peaks. */
+  readonly of_peak?: number;
+  readonly of_read_peak?: number;
+  readonly items_per_s?: number;
+  /** Medians of the other numbers that the side measured. */
+  readonly metrics?: Readonly<Record<string, number>>;
+  /** Only where each work has processes of its own. */
+  readonly peak_mb?: number;
 }
 
 export interface WorkResult {
   readonly work: string;
-  /** Median milliseconds of a step, the quartiles' half distance as a part of it, GFLOP/s, and the process's peak memory. */
+  /** Median milliseconds. */
   readonly ours: number;
-  readonly peer: number;
-  /** How many times as fast as the peer we are: peer / ours. */
-  readonly ratio: number;
-  readonly peer_variant: string;
-  readonly ours_spread: number;
-  readonly peer_spread: number;
-  readonly ours_gflops: number;
-  readonly peer_gflops: number;
-  readonly ours_peak_mb: number;
-  readonly peer_peak_mb: number;
+  /** Of the fastest peer; null when we ran alone. */
+  readonly peer: number | null;
+  /** How many times as fast as that peer we are: peer / ours. */
+  readonly ratio: number | null;
+  readonly items?: string;
+  /** Ours first, then the peers that stayed, fastest first. */
+  readonly sides: readonly SideResult[];
 }
 
-/** Steps before anything is timed: compilation, first touch of memory, and the losses that are compared. */
-const WARM_UP = 3;
-/** A peer's variant this much slower than the best in its first round takes no further part. */
-const HOPELESS = 1.3;
+export interface ContestReport {
+  readonly results: readonly WorkResult[];
+  readonly samples: Readonly<Record<string, readonly Samples[]>>;
+  /** Every measurement of the machine, and the best of each. */
+  readonly peaks: readonly Peaks[];
+  readonly peak: Peaks | null;
+}
 
-interface Entrant {
+interface Runner {
+  readonly entrant: Entrant;
   readonly contender: Contender;
   readonly prepared: Prepared;
-  readonly variant: string;
-  readonly losses: readonly number[];
+  readonly outcome: Outcome;
+  /** Median seconds of a step in the first turn. */
+  readonly first: number;
+  readonly steps: number;
   readonly seconds: number[];
-  steps: number;
+  readonly metrics: Record<string, number[]>;
   peakBytes: number;
 }
 
-const stepsFor = (o: ContestOptions, pace: number) => Math.min(Math.max(Math.round(o.seconds / pace), 1), 200);
-
-/** Threads of every library in the process, so that no default decides. */
-function environment(threads: number): NodeJS.ProcessEnv {
-  const n = String(threads);
-  return {
-    ...process.env,
-    HOWDAH_THREADS: n,
-    OMP_NUM_THREADS: n,
-    MKL_NUM_THREADS: n,
-    OPENBLAS_NUM_THREADS: n,
-    PYTHONUNBUFFERED: "1",
+/** Measures works: each side in a process of its own, warmed up, then turn by turn, and who goes first changes from round to round. */
+export async function contest(
+  works: readonly Work[],
+  sides: { readonly ours: Entrant; readonly peers: readonly Entrant[] },
+  o: ContestOptions,
+): Promise<ContestReport> {
+  const fresh = o.fresh ?? true;
+  const running = new Map<Entrant, Contender>();
+  const results: WorkResult[] = [];
+  const samples: Record<string, Samples[]> = {};
+  const peaks: Peaks[] = [];
+  const leave = async (entrant: Entrant) => {
+    const contender = running.get(entrant);
+    running.delete(entrant);
+    await contender?.close();
   };
-}
-
-/** Measures one work: ours and PyTorch's variants in processes of their own, turn by turn. */
-export async function contest(work: GPTWork, o: ContestOptions): Promise<{ result: WorkResult; samples: Samples[] }> {
-  const folder = await mkdtemp(join(tmpdir(), "howdah-bench-"));
-  const entrants: Entrant[] = [];
+  const lookAtMachine = async () => {
+    if (o.peaks) peaks.push(await o.peaks());
+  };
+  const measured: { work: Work; field: Runner[] }[] = [];
   try {
-    const { flops, weights, data } = await material(work, folder);
-    const enter = async (contender: Contender, variant: string): Promise<Entrant> => {
-      try {
-        const prepared = await contender.prepare({ work, training, weights, batches: data, variant });
-        if (prepared.threads !== o.threads)
-          throw new InputError(`${contender.name} uses ${prepared.threads} threads, not ${o.threads}.`);
-        const { seconds, losses, peakBytes } = await contender.run(WARM_UP);
-        const pace = seconds[WARM_UP - 1]!;
-        const entrant: Entrant = { contender, prepared, variant, losses, seconds: [], steps: 1, peakBytes };
-        const first = await contender.run(stepsFor(o, pace));
-        entrant.steps = stepsFor(o, median(first.seconds));
-        o.say(`  ${contender.name}: ${(median(first.seconds) * 1e3).toFixed(1)} ms a step to begin with`);
-        entrants.push(entrant);
-        firsts.set(entrant, median(first.seconds));
-        return entrant;
-      } catch (error) {
-        await contender.close();
-        throw error;
-      }
+    for (const work of works) {
+      o.say(work.name);
+      await lookAtMachine();
+      const field = await oneWork(work);
+      measured.push({ work, field });
+      samples[work.name] = field.map(samplesOf);
+      if (fresh) for (const entrant of [...running.keys()]) await leave(entrant);
+    }
+    await lookAtMachine();
+  } finally {
+    for (const entrant of [...running.keys()]) await leave(entrant);
+  }
+  const peak = best(peaks);
+  for (const { work, field } of measured) results.push(summary(work, field, peak, fresh));
+  return { results, samples, peaks, peak };
+
+  async function enter(entrant: Entrant, work: Work): Promise<Runner> {
+    const contender = running.get(entrant) ?? entrant.start();
+    running.set(entrant, contender);
+    const { name, variant } = entrant;
+    const prepared = await contender.prepare({ work: work.name, variant, parameters: work.parameters });
+    if (prepared.threads !== o.threads)
+      throw new InputError(`${name} uses ${prepared.threads} threads, not ${o.threads}.`);
+    const warm = await contender.run(o.warmUp ?? 3);
+    const outcome = { name, variant, about: prepared.about, outputs: warm.outputs };
+    const turn = await contender.run(stepsFor(o, warm.seconds.at(-1)!));
+    const first = median(turn.seconds);
+    o.say(`  ${name}: ${(first * 1e3).toFixed(first < 0.01 ? 3 : 1)} ms a step to begin with`);
+    return {
+      entrant,
+      contender,
+      prepared,
+      outcome,
+      first,
+      steps: stepsFor(o, first),
+      seconds: [],
+      metrics: {},
+      peakBytes: turn.peakBytes,
     };
-    const firsts = new Map<Entrant, number>();
-    const worker = fileURLToPath(new URL("./worker.js", import.meta.url));
-    const env = environment(o.threads);
-    const ours = await enter(new Contender("howdah", process.execPath, [worker], env), o.precision);
-    const styles = o.compile ? ["eager", "compile"] : ["eager"];
-    let peers: Entrant[] = [];
-    for (const style of styles)
-      for (const precision of ["f32", "bf16"]) {
-        const variant = `${style} ${precision}`;
-        const process = new Contender(`PyTorch ${variant}`, o.python, [join(o.peers, "gpt.py")], env);
-        const peer = await enter(process, variant);
-        checkLosses(ours, peer);
-        peers.push(peer);
-        // Memory for one process more at a time: those out of the race leave at once.
-        const best = Math.min(...peers.map((p) => firsts.get(p)!));
-        for (const p of peers) if (firsts.get(p)! > HOPELESS * best) await p.contender.close();
-        peers = peers.filter((p) => firsts.get(p)! <= HOPELESS * best);
-      }
+  }
+
+  /** Ours first, then the peers that were not hopeless. */
+  async function oneWork(work: Work): Promise<Runner[]> {
+    const mine = await enter(sides.ours, work);
+    let peers: Runner[] = [];
+    for (const entrant of sides.peers) {
+      const peer = await enter(entrant, work);
+      work.check?.(mine.outcome, peer.outcome);
+      peers.push(peer);
+      const limit = (o.hopeless ?? 1.3) * Math.min(...peers.map((p) => p.first));
+      // Memory for one process more at a time: those out of the race leave at once.
+      if (fresh) for (const p of peers) if (p.first > limit) await leave(p.entrant);
+      peers = peers.filter((p) => p.first <= limit);
+    }
     for (let round = 0; round < o.rounds; round++) {
       // Whoever goes first in one round goes last in the next.
-      const turn = [ours, ...peers];
-      for (const e of round % 2 ? turn.reverse() : turn) {
-        const { seconds, peakBytes } = await e.contender.run(e.steps);
-        e.seconds.push(...seconds);
-        e.peakBytes = peakBytes;
-      }
+      const turn = [mine, ...peers];
+      for (const runner of round % 2 ? turn.reverse() : turn) record(runner, await runner.contender.run(runner.steps));
     }
-    const best = peers.reduce((a, b) => (median(b.seconds) < median(a.seconds) ? b : a));
-    const result = summary(work, flops, ours, best);
-    const samples = [ours, ...peers].map(
-      (e): Samples => ({
-        variant: e.contender.name,
-        about: e.prepared.about,
-        threads: e.prepared.threads,
-        seconds: e.seconds,
-        losses: e.losses,
-        peakBytes: e.peakBytes,
-      }),
-    );
-    return { result, samples };
-  } finally {
-    for (const e of entrants) await e.contender.close();
-    await rm(folder, { recursive: true, force: true });
+    return [mine, ...peers];
   }
 }
 
-/** Weights and tokens both sides start from, as files; and the floating-point operations of a step. */
-async function material(work: GPTWork, folder: string): Promise<{ flops: number; weights: string; data: string }> {
-  const backend = loadNativeBackend();
-  if ("missing" in backend) throw new BackendError(backend.missing);
-  useBackend(backend);
-  const model = initGPT(configOf(work), randomKey(1));
-  const flops = trainingFlopsPerToken(model) * work.batch * work.context;
-  await saveModel(model, folder);
-  disposeTree(model);
-  backend.trim();
-  const data = join(folder, "batches.bin");
-  await writeFile(data, batches(work));
-  return { flops, weights: folder, data };
+const stepsFor = (o: ContestOptions, pace: number) =>
+  Math.min(Math.max(Math.round(o.seconds / pace), 1), o.mostSteps ?? 200);
+
+function record(runner: Runner, ran: Ran): void {
+  runner.seconds.push(...ran.seconds);
+  for (const [name, values] of Object.entries(ran.metrics ?? {})) append(runner.metrics, name, ...values);
+  runner.peakBytes = ran.peakBytes;
 }
 
-/** The same work on both sides: the first losses agree as far as the precision goes. */
-export function checkLosses(
-  ours: { readonly losses: readonly number[]; readonly prepared: Prepared },
-  peer: { readonly losses: readonly number[]; readonly variant: string },
-): void {
-  const coarse = peer.variant.includes("bf16") || ours.prepared.about.includes("bf16");
-  const tolerance = coarse ? 5e-3 : 1e-4;
-  peer.losses.forEach((loss, i) => {
-    const mine = ours.losses[i]!;
-    if (!(Math.abs(mine - loss) <= tolerance * Math.abs(loss)))
-      throw new InputError(
-        `The two sides do not do the same work: at step ${i} our loss is ${mine}, PyTorch's (${peer.variant}) is ${loss}.`,
-      );
-  });
+function samplesOf(r: Runner): Samples {
+  const { seconds, metrics, peakBytes } = r;
+  const { about, threads } = r.prepared;
+  return { variant: r.entrant.name, about, threads, seconds, metrics, outputs: r.outcome.outputs, peakBytes };
 }
 
-function summary(work: GPTWork, flops: number, ours: Entrant, peer: Entrant): WorkResult {
-  const [a, b] = [median(ours.seconds), median(peer.seconds)];
-  const round = (x: number, digits: number) => Number(x.toFixed(digits));
+/** The machine's best: whatever disturbed a measurement made it lower. */
+function best(all: readonly Peaks[]): Peaks | null {
+  if (all.length === 0) return null;
+  const most = (values: readonly number[]) => Math.max(...values);
+  const bf16 = all.flatMap((p) => (p.bf16 === null ? [] : [p.bf16]));
   return {
-    work: work.name,
-    ours: round(a * 1e3, 3),
-    peer: round(b * 1e3, 3),
-    ratio: round(b / a, 3),
-    peer_variant: peer.variant,
-    ours_spread: round(spread(ours.seconds), 3),
-    peer_spread: round(spread(peer.seconds), 3),
-    ours_gflops: round(flops / a / 1e9, 1),
-    peer_gflops: round(flops / b / 1e9, 1),
-    ours_peak_mb: Math.round(ours.peakBytes / 1e6),
-    peer_peak_mb: Math.round(peer.peakBytes / 1e6),
+    f32: most(all.map((p) => p.f32)),
+    bf16: bf16.length === 0 ? null : most(bf16),
+    read: most(all.map((p) => p.read)),
   };
 }
+
+const round = (x: number, digits: number) => Number(x.toFixed(digits));
+
+function summary(work: Work, field: readonly Runner[], peak: Peaks | null, fresh: boolean): WorkResult {
+  const [mine, ...others] = field.map((runner) => ({ runner, seconds: median(runner.seconds) }));
+  const peers = others.sort((a, b) => a.seconds - b.seconds);
+  const ceiling = peak && work.peak ? peak[work.peak] : null;
+  const side = ({ runner, seconds }: { runner: Runner; seconds: number }): SideResult => {
+    const { flops, bytes, items } = work;
+    const metrics = Object.entries(runner.metrics).map(([name, values]) => [name, round(median(values), 4)] as const);
+    return {
+      variant: runner.entrant.variant === "" ? runner.entrant.name : runner.entrant.variant,
+      ms: round(seconds * 1e3, 4),
+      spread: round(spread(runner.seconds), 3),
+      ...(flops === undefined ? {} : { gflops: round(flops / seconds / 1e9, 1) }),
+      ...(bytes === undefined ? {} : { gb_per_s: round(bytes / seconds / 1e9, 2) }),
+      ...(flops === undefined || !ceiling ? {} : { of_peak: round(flops / seconds / 1e9 / ceiling, 3) }),
+      ...(bytes === undefined || !peak ? {} : { of_read_peak: round(bytes / seconds / 1e9 / peak.read, 3) }),
+      ...(items === undefined ? {} : { items_per_s: round(items.count / seconds, 1) }),
+      ...(metrics.length === 0 ? {} : { metrics: Object.fromEntries(metrics) }),
+      ...(fresh ? { peak_mb: Math.round(runner.peakBytes / 1e6) } : {}),
+    };
+  };
+  const rival = peers[0];
+  return {
+    work: work.name,
+    ours: round(mine!.seconds * 1e3, 4),
+    peer: rival ? round(rival.seconds * 1e3, 4) : null,
+    ratio: rival ? round(rival.seconds / mine!.seconds, 3) : null,
+    ...(work.items ? { items: work.items.name } : {}),
+    sides: [mine!, ...peers].map(side),
+  };
+}
+
+// ---- Checks that both sides did the same work ----
+
+/** Whether the first steps gave the same numbers: |ours - peer| <= tolerance(outcomes) * |peer|. */
+export function sameNumbers(
+  tolerance: (ours: Outcome, peer: Outcome) => number,
+  what = "output",
+): (ours: Outcome, peer: Outcome) => void {
+  return (ours, peer) => {
+    const allowed = tolerance(ours, peer);
+    if (ours.outputs.length !== peer.outputs.length)
+      throw new InputError(`We gave ${ours.outputs.length} outputs, ${peer.name} ${peer.outputs.length}.`);
+    peer.outputs.forEach((theirs, i) => {
+      const mine = ours.outputs[i];
+      if (
+        typeof mine === "number" &&
+        typeof theirs === "number" &&
+        Math.abs(mine - theirs) <= allowed * Math.abs(theirs)
+      )
+        return;
+      throw new InputError(
+        `The two sides do not do the same work: at step ${i} our ${what} is ${mine}, that of ${peer.name} is ${theirs}.`,
+      );
+    });
+  };
+}
+
+/** 1e-4 where both multiply f32, `coarse` where one side multiplies bf16. */
+export const byPrecision =
+  (coarse = 5e-3) =>
+  (ours: Outcome, peer: Outcome): number =>
+    [ours, peer].some((side) => `${side.variant} ${side.about}`.includes("bf16")) ? coarse : 1e-4;

@@ -1,20 +1,21 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { InputError } from "../src/tensor/errors.ts";
-import type { GPTWork } from "./works.ts";
 
 /** What a measured process is asked; one line of JSON each, answered by one line. */
 export type Request =
-  | {
-      readonly command: "prepare";
-      readonly work: GPTWork;
-      readonly training: Readonly<Record<string, number>>;
-      readonly weights: string;
-      readonly batches: string;
-      readonly variant: string;
-    }
+  | ({ readonly command: "prepare" } & Preparation)
   | { readonly command: "run"; readonly steps: number }
   | { readonly command: "close" };
+
+/** A later `prepare` takes the place of an earlier one. */
+export interface Preparation {
+  readonly work: string;
+  /** Which of a side's ways, such as `eager bf16`. */
+  readonly variant: string;
+  /** What the work is made of: the same for every side. JSON. */
+  readonly parameters: unknown;
+}
 
 export interface Prepared {
   /** Of the program that measures: version, processor features, precision. */
@@ -25,13 +26,25 @@ export interface Prepared {
 export interface Ran {
   /** One per step. */
   readonly seconds: readonly number[];
-  readonly losses: readonly number[];
+  /** What each step computed: a loss, a checksum. Of the first steps these are compared between the sides. */
+  readonly outputs: readonly unknown[];
+  /** Other measured numbers by name, one per step. */
+  readonly metrics?: Readonly<Record<string, readonly number[]>>;
   /** The most this process has held so far, in bytes. */
   readonly peakBytes: number;
 }
 
+/** Whoever can be measured. A process that speaks lines of JSON is a `ProcessContender`; other tools need an adaptor of their own. */
+export interface Contender {
+  readonly name: string;
+  prepare(request: Preparation): Promise<Prepared>;
+  run(steps: number): Promise<Ran>;
+  /** Ends it and waits until it is gone. */
+  close(): Promise<void>;
+}
+
 /** A process that answers lines of JSON with lines of JSON, one at a time. What it prints to standard error comes with its failure. */
-export class Contender {
+export class ProcessContender implements Contender {
   readonly name: string;
   readonly #child: ChildProcess;
   readonly #answers: string[] = [];
@@ -77,7 +90,7 @@ export class Contender {
     return answer;
   }
 
-  prepare(request: Omit<Extract<Request, { command: "prepare" }>, "command">): Promise<Prepared> {
+  prepare(request: Preparation): Promise<Prepared> {
     return this.#ask<Prepared>({ command: "prepare", ...request });
   }
 
@@ -85,7 +98,6 @@ export class Contender {
     return this.#ask<Ran>({ command: "run", steps });
   }
 
-  /** Ends the process and waits until it is gone. */
   async close(): Promise<void> {
     if (this.#ended) return;
     const gone = new Promise((resolve) => this.#child.once("close", resolve));

@@ -15,3 +15,10 @@ export const median = (values: readonly number[]): number => quantile(values, 0.
 export function spread(values: readonly number[]): number {
   return (quantile(values, 0.75) - quantile(values, 0.25)) / 2 / median(values);
 }
+
+/** Appends numbers to the list of that name. */
+export function append(lists: Record<string, number[]>, name: string, ...values: readonly number[]): void {
+  const list = lists[name] ?? [];
+  lists[name] = list;
+  list.push(...values);
+}

@@ -1,14 +1,36 @@
-// Our side of a comparison: a process that answers the requests of protocol.ts.
-import { readFile } from "node:fs/promises";
+// Our side of a comparison: `node worker.js NAME` answers the requests of protocol.ts with the work in workers/NAME.ts.
 import { createInterface } from "node:readline";
-import { loadNativeBackend, useBackend } from "../src/engine/index.ts";
-import { type GPT, loadModel } from "../src/models/index.ts";
+import { loadNativeBackend, type NativeBackend, useBackend } from "../src/engine/index.ts";
 import { BackendError } from "../src/tensor/errors.ts";
-import type { Precision } from "../src/tensor/runtime.ts";
-import type { Prepared, Ran, Request } from "./protocol.ts";
-import { type Trainer, trainer } from "./step.ts";
+import type { Preparation, Prepared, Ran, Request } from "./protocol.ts";
+import { append } from "./stats.ts";
 
-let current: Trainer | undefined;
+/** What one step gave. */
+export interface Step {
+  /** Compared with the other side's. */
+  readonly output?: unknown;
+  /** In place of the time that the call took: for works that do something before what is measured. */
+  readonly seconds?: number;
+  readonly metrics?: Readonly<Record<string, number>>;
+}
+
+/** A work that is ready to be measured. */
+export interface Ready {
+  /** Beside what is said anyway (processor features, Node's version). */
+  readonly about?: string;
+  step(): Promise<Step>;
+  /** Frees what it holds, before another takes its place. */
+  close?(): void | Promise<void>;
+}
+
+/** What `workers/NAME.ts` exports as `prepare`. `parameters` are those of the suite's work: the module knows their type. */
+export type Prepare<P> = (
+  request: Preparation & { readonly parameters: P },
+  backend: NativeBackend,
+) => Ready | Promise<Ready>;
+
+const { prepare } = (await import(`./workers/${process.argv[2]}.js`)) as { prepare: Prepare<unknown> };
+let current: Ready | undefined;
 
 async function answer(request: Request): Promise<Prepared | Ran | undefined> {
   if (request.command === "close") return undefined;
@@ -16,24 +38,24 @@ async function answer(request: Request): Promise<Prepared | Ran | undefined> {
     const backend = loadNativeBackend();
     if ("missing" in backend) throw new BackendError(backend.missing);
     useBackend(backend);
-    const { model } = await loadModel(request.weights);
-    const bytes = await readFile(request.batches);
-    const data = new Int32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
-    const precision = request.variant as Precision;
-    current = trainer(request.work, model as GPT, data, backend, precision);
-    const { facts } = backend;
-    const matmul = precision === "bf16" || (precision === "auto" && facts.bf16) ? "bf16" : "f32";
-    return { about: `${facts.isa}, ${matmul}, node ${process.version}`, threads: facts.threads };
+    await current?.close?.();
+    current = await prepare(request, backend);
+    const { isa, threads } = backend.facts;
+    const about = [isa, current.about, `node ${process.version}`].filter((part) => part !== undefined).join(", ");
+    return { about, threads };
   }
   if (!current) throw new BackendError("run before prepare");
   const seconds: number[] = [];
-  const losses: number[] = [];
+  const outputs: unknown[] = [];
+  const metrics: Record<string, number[]> = {};
   for (let i = 0; i < request.steps; i++) {
     const start = performance.now();
-    losses.push(await current.step());
-    seconds.push((performance.now() - start) / 1000);
+    const step = await current.step();
+    seconds.push(step.seconds ?? (performance.now() - start) / 1000);
+    outputs.push(step.output ?? null);
+    for (const [name, value] of Object.entries(step.metrics ?? {})) append(metrics, name, value);
   }
-  return { seconds, losses, peakBytes: process.resourceUsage().maxRSS * 1024 };
+  return { seconds, outputs, metrics, peakBytes: process.resourceUsage().maxRSS * 1024 };
 }
 
 for await (const line of createInterface({ input: process.stdin })) {

@@ -1,5 +1,3 @@
-import { InputError } from "../src/tensor/errors.ts";
-
 /** A GPT whose training step is measured: AdamW with decay on matrices, clipping at 1, no dropout, tied embeddings. */
 export interface GPTWork {
   readonly name: string;
@@ -11,11 +9,15 @@ export interface GPTWork {
   readonly vocabulary: number;
 }
 
-/** The first two are the Shakespeare models of nanoGPT's `train_shakespeare_char`, for a CPU and for a GPU; the third is GPT-2 small. */
+/**
+ * The first two are the Shakespeare models of nanoGPT's `train_shakespeare_char`, for a CPU and for a GPU; then GPT-2 small, with short
+ * and with full contexts.
+ */
 export const gptWorks: readonly GPTWork[] = [
   { name: "gpt-0.8M", layers: 4, width: 128, heads: 4, context: 64, batch: 12, vocabulary: 65 },
   { name: "gpt-10.7M", layers: 6, width: 384, heads: 6, context: 256, batch: 64, vocabulary: 65 },
   { name: "gpt2-124M", layers: 12, width: 768, heads: 12, context: 256, batch: 4, vocabulary: 50257 },
+  { name: "gpt2-124M-2x1024", layers: 12, width: 768, heads: 12, context: 1024, batch: 2, vocabulary: 50257 },
 ];
 
 /** What both sides train with. `decay` pulls on tensors of two or more axes. */
@@ -28,19 +30,6 @@ export const training = {
   clip: 1,
   normEpsilon: 1e-5,
 } as const;
-
-/** Each name may be any part of a work's name that no other work has. */
-export function chooseWorks(names: readonly string[]): GPTWork[] {
-  return names.map((name) => {
-    const found = gptWorks.filter((w) => w.name === name || w.name.includes(name));
-    const [only] = found;
-    if (only && found.length === 1) return only;
-    const all = gptWorks.map((w) => w.name).join(", ");
-    throw new InputError(
-      `--works: ${JSON.stringify(name)} names ${found.length === 0 ? "no work" : `${found.length} works`}; there are ${all}.`,
-    );
-  });
-}
 
 /** How many different batches a run goes through, again and again. */
 export const BATCHES = 4;

@@ -1,26 +1,22 @@
-"""PyTorch's side of `npm run bench -- gpt`: trains a GPT-2 and answers one line of JSON per request.
+"""PyTorch's side of `npm run bench -- gpt`: trains a GPT-2.
 
-Requests: {"command": "prepare", "work", "training", "weights", "batches", "variant"}, {"command": "run", "steps"}, {"command": "close"}.
 A variant is "eager" or "compile", then "f32" or "bf16": "compile bf16" is torch.compile under bf16 autocast.
 """
 
 import json
 import math
 import os
-import resource
 import struct
-import sys
-import time
+
+from protocol import THREADS, need, serve
 
 try:
     import torch
 except ImportError as error:
-    print(json.dumps({"error": f"this Python has no PyTorch ({error}); install bench/peers/requirements.txt into it"}), flush=True)
-    sys.exit(1)
+    need(error)
 import torch.nn.functional as F
 from torch import nn
 
-THREADS = int(os.environ["OMP_NUM_THREADS"])
 torch.set_num_threads(THREADS)
 # Denormal gradients of a fresh model slow a step several times over; our kernels flush them as well.
 torch.set_flush_denormal(True)
@@ -98,11 +94,12 @@ def load(model, path):
 
 class Trainer:
     def __init__(self, request):
-        work, training = request["work"], request["training"]
+        given = request["parameters"]
+        work, training = given["work"], given["training"]
         style, precision = request["variant"].split()
         self.clip = training["clip"]
         model = GPT(work, training["normEpsilon"])
-        load(model, os.path.join(request["weights"], "model.safetensors"))
+        load(model, os.path.join(given["weights"], "model.safetensors"))
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
             [
@@ -116,7 +113,7 @@ class Trainer:
         )
         self.model = torch.compile(model) if style == "compile" else model
         self.bf16 = precision == "bf16"
-        with open(request["batches"], "rb") as file:
+        with open(given["batches"], "rb") as file:
             numbers = torch.frombuffer(bytearray(file.read()), dtype=torch.int32).long()
         self.data = numbers.reshape(-1, 2, work["batch"], work["context"])
         self.at = 0
@@ -133,27 +130,8 @@ class Trainer:
         return loss.item()
 
 
-def main():
-    trainer = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if request["command"] == "close":
-                break
-            if request["command"] == "prepare":
-                trainer = Trainer(request)
-                print(json.dumps({"about": f"PyTorch {torch.__version__}", "threads": torch.get_num_threads()}), flush=True)
-                continue
-            seconds, losses = [], []
-            for _ in range(request["steps"]):
-                start = time.perf_counter()
-                losses.append(trainer.step())
-                seconds.append(time.perf_counter() - start)
-            # Kilobytes on Linux, bytes on macOS.
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            print(json.dumps({"seconds": seconds, "losses": losses, "peakBytes": peak}), flush=True)
-        except Exception as error:  # answered, so that the other side can say it
-            print(json.dumps({"error": f"{type(error).__name__}: {str(error)[:2000]}"}), flush=True)
+def prepare(request):
+    return f"PyTorch {torch.__version__}", Trainer(request).step
 
 
-main()
+serve(prepare, torch.get_num_threads)

@@ -16,6 +16,7 @@
 #include "json.hpp"
 #include "memory.hpp"
 #include "pool.hpp"
+#include "probe.hpp"
 
 #if defined(_WIN32)
 #include <windows.h>
@@ -428,6 +429,17 @@ napi_value js_facts(const Arguments& arguments) {
   return out;
 }
 
+/** probe(kind, seconds, Float64Array of one): a promise of the array, with the machine's best rate in it (probe.hpp). */
+napi_value js_probe(const Arguments& arguments) {
+  const std::string name = arguments.string(0);
+  const Probe kind = name == "f32" ? Probe::f32 : name == "bf16" ? Probe::bf16 : Probe::read;
+  if (kind == Probe::read && name != "read") fail("There is no probe \"", name, "\": f32, bf16 or read.");
+  const double seconds = arguments.number(1);
+  const auto [data, bytes] = arguments.bytes(2);
+  if (bytes != sizeof(double)) fail("A probe fills an array of one number.");
+  return promise(arguments, arguments.values[2], [kind, seconds, data = data] { *static_cast<double*>(data) = probe(kind, seconds); });
+}
+
 /** Other threads of this library live as long as the process, so it must never be unloaded (as happens when a worker thread ends). */
 void stay_loaded() {
   // Linux links with -z nodelete as well; this covers macOS and Windows.
@@ -473,7 +485,7 @@ void initialise(napi_env env, napi_value exports) {
       {"profile", guarded<js_profile>},     {"readProfile", guarded<js_read_profile>},
       {"memory", guarded<js_memory>},       {"resetPeak", guarded<js_reset_peak>},
       {"trim", guarded<js_trim>},           {"supports", guarded<js_supports>},
-      {"facts", guarded<js_facts>},
+      {"facts", guarded<js_facts>},         {"probe", guarded<js_probe>},
   };
   for (const auto& [name, callback] : functions) {
     napi_value function;

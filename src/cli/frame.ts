@@ -29,16 +29,20 @@ function helpAfter(command: Command): string {
 export interface Cli {
   readonly commands: readonly Command[];
   readonly version: string;
+  /** What a person types before a command; default `howdah`. */
+  readonly name?: string;
+  readonly description?: string;
 }
 
 /** Builds the commander program; `onCommand` is called with the command a person chose and what they gave it. */
 export function buildProgram(
-  { commands, version }: Cli,
+  { commands, version, name, description }: Cli,
   onCommand: (command: Command, options: Record<string, unknown>, args: readonly unknown[]) => Promise<void>,
 ): Commander {
-  const program = new Commander("howdah")
+  const program = new Commander(name ?? "howdah")
     .description(
-      "The whole life of a foundation model: from raw text to a model that is trained, aligned, measured and served.",
+      description ??
+        "The whole life of a foundation model: from raw text to a model that is trained, aligned, measured and served.",
     )
     .version(version, "-v, --version", "print the version")
     .option("--debug", "show where an error came from")
@@ -139,17 +143,17 @@ export async function runCli(cli: Cli, argv: readonly string[]): Promise<number>
   try {
     await program.parseAsync([...argv], { from: "user" });
   } catch (error) {
-    outcome = failed(error, usage, debug, say);
+    outcome = failed(error, usage, debug, say, program.name());
   }
   if (outcome.result !== undefined) process.stdout.write(`${stringify(outcome.result)}\n`);
   return outcome.exitCode;
 }
 
-function failed(error: unknown, usage: string, debug: boolean, say: (text: string) => void): Outcome {
+function failed(error: unknown, usage: string, debug: boolean, say: (text: string) => void, name: string): Outcome {
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return { exitCode: exitCodes.success };
     const text = usage.trim() === "" ? error.message : usage.trim();
-    say(/^Usage:/m.test(text) ? text : `${text}\nSee howdah --help, or howdah COMMAND --help.`);
+    say(/^Usage:/m.test(text) ? text : `${text}\nSee ${name} --help, or ${name} COMMAND --help.`);
     const message = text.replace(/^error: /, "").split("\n")[0];
     return { result: { error: { code: "usage", message } }, exitCode: exitCodes.usage };
   }

@@ -2,12 +2,14 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { checkLosses } from "../../bench/contest.ts";
-import { parseOptions } from "../../bench/options.ts";
-import { Contender } from "../../bench/protocol.ts";
-import { compareReports, readReport } from "../../bench/results.ts";
+import { byPrecision, contest, sameNumbers } from "../../bench/contest.ts";
+import { ProcessContender } from "../../bench/protocol.ts";
+import { compareReports, readReport, showResults } from "../../bench/results.ts";
 import { median, quantile, spread } from "../../bench/stats.ts";
+import { chooseWorks } from "../../bench/suite.ts";
+import { suites } from "../../bench/suites/index.ts";
 import { BATCHES, batches, gptWorks } from "../../bench/works.ts";
+import { parseOptions } from "../../src/cli/options.ts";
 import { InputError } from "../../src/tensor/errors.ts";
 
 describe("statistics", () => {
@@ -19,25 +21,30 @@ describe("statistics", () => {
   });
 });
 
-describe("options", () => {
-  test("a work is named by any part that only it has", () => {
-    const o = parseOptions(["gpt", "--works", "0.8M,gpt2", "--rounds", "2", "--seconds", "0.5", "--no-compile"]);
-    expect(o).toMatchObject({ command: "gpt", rounds: 2, seconds: 0.5, compile: false, precision: "auto" });
-    expect(o.command === "gpt" && o.works.map((w) => w.name)).toEqual(["gpt-0.8M", "gpt2-124M"]);
+describe("the command line", () => {
+  test("works are named by any part of their names, an exact name is that work alone", () => {
+    const names = (parts: string) => chooseWorks(gptWorks, parts).map((w) => w.name);
+    expect(names("0.8M,gpt2")).toEqual(["gpt-0.8M", "gpt2-124M", "gpt2-124M-2x1024"]);
+    expect(names("gpt2-124M")).toEqual(["gpt2-124M"]);
+    expect(chooseWorks(gptWorks, undefined)).toEqual(gptWorks);
+    expect(() => chooseWorks(gptWorks, "llama")).toThrow("names no work; there are gpt-0.8M");
+  });
+
+  test("suites have names and schemas of their own", () => {
+    const names = suites.map((suite) => suite.name);
+    expect(new Set(names).size).toBe(names.length);
+    for (const suite of suites) expect(() => parseOptions(suite, { fast: true }, [])).not.toThrow(TypeError);
   });
 
   test.each([
-    [["gpt", "--works", "gpt-"], "names 2 works"],
-    [["gpt", "--works", "llama"], "names no work"],
-    [["gpt", "--rounds", "1.5"], "--rounds must be a positive whole number"],
-    [["gpt", "--seconds", "0"], "--seconds must be a positive number"],
-    [["gpt", "--precision", "f16"], "--precision must be"],
-    [["gpt", "--fast"], "--fast"],
-    [["gemm"], "no benchmark"],
-    [["compare", "a.json"], "takes 2 arguments"],
-  ])("%j is refused", (args, message) => {
-    expect(() => parseOptions(args)).toThrow(InputError);
-    expect(() => parseOptions(args)).toThrow(message);
+    ["gpt", { rounds: "1.5" }, [], "--rounds is 1.5"],
+    ["gpt", { seconds: "0" }, [], "--seconds is 0"],
+    ["gpt", { precision: "f16" }, [], "--precision is"],
+    ["compare", {}, ["a.json"], "after is missing"],
+  ])("%s %j %j is refused", (name, given, args, message) => {
+    const suite = suites.find((one) => one.name === name)!;
+    expect(() => parseOptions(suite, given, args)).toThrow(InputError);
+    expect(() => parseOptions(suite, given, args)).toThrow(message);
   });
 });
 
@@ -61,13 +68,91 @@ describe("tokens", () => {
 });
 
 describe("the same work on both sides", () => {
-  const ours = { losses: [4.2, 4.1], prepared: { about: "avx512, f32", threads: 2 } };
+  const check = sameNumbers(byPrecision(), "loss");
+  const side = (variant: string, outputs: readonly unknown[]) => ({
+    name: "X",
+    variant,
+    about: "avx512, f32",
+    outputs,
+  });
   test("losses must agree to 1e-4 in f32, and to 5e-3 where one side multiplies bf16", () => {
-    expect(() => checkLosses(ours, { losses: [4.2003, 4.1], variant: "eager f32" })).not.toThrow();
-    expect(() => checkLosses(ours, { losses: [4.2, 4.102], variant: "eager f32" })).toThrow("at step 1");
-    expect(() => checkLosses(ours, { losses: [4.2, 4.11], variant: "eager bf16" })).not.toThrow();
-    expect(() => checkLosses(ours, { losses: [4.2, 4.2], variant: "eager bf16" })).toThrow("same work");
-    expect(() => checkLosses(ours, { losses: [Number.NaN, 4.1], variant: "eager f32" })).toThrow("at step 0");
+    const ours = side("auto", [4.2, 4.1]);
+    expect(() => check(ours, side("eager f32", [4.2003, 4.1]))).not.toThrow();
+    expect(() => check(ours, side("eager f32", [4.2, 4.102]))).toThrow("at step 1 our loss is 4.1");
+    expect(() => check(ours, side("eager bf16", [4.2, 4.11]))).not.toThrow();
+    expect(() => check(ours, side("eager bf16", [4.2, 4.2]))).toThrow("same work");
+    expect(() => check(ours, side("eager f32", [Number.NaN, 4.1]))).toThrow("at step 0");
+    expect(() => check(ours, side("eager f32", [4.2]))).toThrow("2 outputs");
+    expect(() => check(ours, side("eager f32", ["4.2", 4.1]))).toThrow("at step 0");
+  });
+});
+
+describe("a contest", () => {
+  /** A side whose steps take so many seconds, and that writes down when it was asked. */
+  const entrant = (name: string, seconds: number, asked: string[], outputs: readonly number[] = [1]) => ({
+    name,
+    variant: name,
+    start: () => ({
+      name,
+      prepare: async () => ({ about: "f32", threads: 2 }),
+      run: async (steps: number) => {
+        asked.push(`${name} ${steps}`);
+        const each = Array.from({ length: steps }, (_, i) => seconds * (1 + 0.01 * i));
+        return { seconds: each, outputs: each.map((_, i) => outputs[i % outputs.length]), peakBytes: 1e6 };
+      },
+      close: async () => void asked.push(`${name} leaves`),
+    }),
+  });
+  const work = { name: "w", parameters: {}, flops: 1e9, peak: "f32" as const, bytes: 1e8 };
+  const o = { rounds: 2, seconds: 0.3, threads: 2, say: () => {} };
+  const peaks = async () => ({ f32: 20, bf16: null, read: 2 });
+
+  test("sides take turns in changing order; the hopeless leave; the best median counts", async () => {
+    const asked: string[] = [];
+    const peers = [entrant("slow", 0.3, asked), entrant("fast", 0.15, asked), entrant("near", 0.18, asked)];
+    const { results, samples, peak } = await contest(
+      [work],
+      { ours: entrant("we", 0.1, asked), peers },
+      { ...o, peaks },
+    );
+    const [row] = results;
+    expect(row).toMatchObject({ work: "w", ours: 101, ratio: 1.493 });
+    expect(row!.sides.map((s) => s.variant)).toEqual(["we", "fast", "near"]);
+    expect(row!.sides[0]).toMatchObject({
+      gflops: 9.9,
+      of_peak: 0.495,
+      gb_per_s: 0.99,
+      of_read_peak: 0.495,
+      peak_mb: 1,
+    });
+    expect(peak).toEqual(await peaks());
+    expect(samples.w!.map((s) => s.seconds.length)).toEqual([6, 4, 4]);
+    // Three steps to warm up, a first turn, then the rounds.
+    expect(asked.join("; ")).toBe(
+      "we 3; we 3; slow 3; slow 1; fast 3; fast 2; slow leaves; near 3; near 2; " +
+        "we 3; fast 2; near 2; near 2; fast 2; we 3; we leaves; fast leaves; near leaves",
+    );
+  });
+
+  test("alone there is no ratio; processes that stay do not say their peak memory", async () => {
+    const asked: string[] = [];
+    const sides = { ours: entrant("we", 0.1, asked), peers: [] };
+    const { results } = await contest([work, { ...work, name: "v" }], sides, { ...o, fresh: false });
+    expect(results.map((r) => [r.work, r.peer, r.ratio])).toEqual([
+      ["w", null, null],
+      ["v", null, null],
+    ]);
+    expect(results[0]!.sides[0]).not.toHaveProperty("peak_mb");
+    expect(asked.filter((a) => a === "we leaves")).toHaveLength(1);
+  });
+
+  test("different work, or other threads, end it, and everybody is sent home", async () => {
+    const asked: string[] = [];
+    const sides = { ours: entrant("we", 0.1, asked), peers: [entrant("peer", 0.1, asked, [2])] };
+    const checked = { ...work, check: sameNumbers(() => 1e-4) };
+    await expect(contest([checked], sides, o)).rejects.toThrow("at step 0 our output is 1, that of peer is 2");
+    expect(asked.slice(-2)).toEqual(["we leaves", "peer leaves"]);
+    await expect(contest([work], sides, { ...o, threads: 1 })).rejects.toThrow("we uses 2 threads, not 1");
   });
 });
 
@@ -78,6 +163,30 @@ describe("results", () => {
     const after = { results: [row("c", 1, 1), row("a", 8, 24)] };
     expect(compareReports(before, after)).toEqual([
       { work: "a", before: 10, after: 8, speedup: 1.25, against_peer: 1.5 },
+    ]);
+    const alone = { results: [{ work: "a", ours: 5, peer: null, ratio: null }] };
+    expect(compareReports(before, alone)).toEqual([
+      { work: "a", before: 10, after: 5, speedup: 2, against_peer: null },
+    ]);
+  });
+
+  test("columns that no side has are not shown", () => {
+    const shown = showResults([
+      {
+        work: "a",
+        ours: 2,
+        peer: 3,
+        ratio: 1.5,
+        sides: [
+          { variant: "auto", ms: 2, spread: 0.01 },
+          { variant: "eager", ms: 3, spread: 0 },
+        ],
+      },
+    ]);
+    expect(shown.split("\n").map((line) => line.split(/ {2,}/))).toEqual([
+      ["", "ms", "+-", "we are"],
+      ["a: ours, auto", "2.00", "1 %"],
+      ["", "eager", "3.00", "0 %", "1.50x"],
     ]);
   });
 
@@ -95,7 +204,7 @@ describe("results", () => {
 });
 
 describe("measured processes", () => {
-  const script = (body: string) => new Contender("peer", process.execPath, ["-e", body], process.env);
+  const script = (body: string) => new ProcessContender("peer", process.execPath, ["-e", body], process.env);
   const answering = (answer: string) =>
     script(`require("node:readline").createInterface({ input: process.stdin }).on("line", (l) => {
       if (JSON.parse(l).command === "close") process.exit(0);
@@ -103,8 +212,8 @@ describe("measured processes", () => {
     })`);
 
   test("answer line by line; what libraries print is passed over", async () => {
-    const peer = answering('{"seconds":[1,2],"losses":[3,4],"peakBytes":5}');
-    expect(await peer.run(2)).toEqual({ seconds: [1, 2], losses: [3, 4], peakBytes: 5 });
+    const peer = answering('{"seconds":[1,2],"outputs":[3,4],"peakBytes":5}');
+    expect(await peer.run(2)).toEqual({ seconds: [1, 2], outputs: [3, 4], peakBytes: 5 });
     await peer.close();
   });
 
@@ -121,7 +230,7 @@ describe("measured processes", () => {
   });
 
   test("one that is not there is reported", async () => {
-    const peer = new Contender("peer", "no-such-python", [], process.env);
+    const peer = new ProcessContender("peer", "no-such-python", [], process.env);
     await expect(peer.run(1)).rejects.toThrow("cannot be started");
     await peer.close();
   });

@@ -21,6 +21,12 @@ export interface NativeAddon {
   trim(): void;
   supports(op: string): boolean;
   facts(): NativeFacts;
+  /** Fills `into` with the machine's best rate, measured for about so long: FLOP/s (0: no such instruction) or bytes/s. */
+  probe(
+    kind: "f32" | "bf16" | "read",
+    seconds: number,
+    into: Float64Array<ArrayBuffer>,
+  ): Promise<Float64Array<ArrayBuffer>>;
 }
 
 /** Time spent in one instruction; the bodies of a loop follow their loop. */
