@@ -16,7 +16,8 @@ export const rooms: Readonly<Record<string, Room>> = {
   // What is on disk and in recipes knows nothing of models.
   runs: { on: ["tensor"], npm: ["zod"] },
   recipe: { on: ["runs"], npm: ["yaml", "zod"] },
-  tokenizers: { on: ["runs"], npm: ["@huggingface/jinja", "zod"] },
+  // Long texts go through the native kernels, where they are built.
+  tokenizers: { on: ["engine", "runs"], npm: ["@huggingface/jinja", "zod"] },
   data: { on: ["tokenizers"], npm: ["zod"] },
   checkpoint: { on: ["engine", "runs"], npm: ["zod"] },
   models: { on: ["nn", "checkpoint", "tokenizers"], npm: ["zod"] },

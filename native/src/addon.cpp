@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "addon_text.hpp"
 #include "error.hpp"
 #include "executor.hpp"
 #include "handles.hpp"
@@ -492,6 +493,7 @@ void initialise(napi_env env, napi_value exports) {
     check(napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function));
     set(env, exports, name, function);
   }
+  register_text(env, exports);
 }
 
 napi_value start(napi_env env, napi_value exports) {

@@ -16,7 +16,7 @@ import { randomKey, splitKey } from "../tensor/ops/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import type { Tokenizer } from "../tokenizers/index.ts";
-import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, loadTokenizer, trainByteLevelBpe } from "../tokenizers/index.ts";
+import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, loadTokenizer, trainByteLevel } from "../tokenizers/index.ts";
 
 /** A model that a stage ended with (or has so far), for whoever wants to talk to it. */
 export interface ModelNews {
@@ -75,7 +75,7 @@ async function tokenizerOf(run: Run, recipe: Recipe, train: readonly SourceText[
   const { vocabulary, min_frequency, from } = recipe.tokenizer;
   const tokenizer = from
     ? await loadTokenizer(from)
-    : trainByteLevelBpe(
+    : await trainByteLevel(
         train.map((d) => d.text),
         {
           vocabulary,

@@ -19,6 +19,11 @@ export class AddedTokenMatcher {
     this.expression = alternatives.length === 0 ? undefined : new RegExp(alternatives.join("|"), "gu");
   }
 
+  /** Whether it finds nothing in any text. */
+  get empty(): boolean {
+    return this.expression === undefined;
+  }
+
   split(text: string): Segment[] {
     if (text === "") return [];
     if (this.expression === undefined) return [{ text }];

@@ -191,12 +191,22 @@ export function trainBpe(words: ReadonlyMap<string, number>, options: BpeTrainin
     enqueueFresh();
   }
 
-  // A pair learnt twice keeps its later place only.
-  const lastPlace = new Map(merges.map((m, i) => [`${m.left} ${m.right}`, i]));
-  return { tokens, merges: merges.filter((m, i) => lastPlace.get(`${m.left} ${m.right}`) === i) };
+  return { tokens, merges: lastPlaces(merges) };
 }
 
-function initialVocabulary(vocabulary: number, specialTokens: readonly string[]) {
+type Merge = BpeModel["merges"][number];
+
+/** A pair learnt twice keeps its later place only. */
+export function lastPlaces(merges: readonly Merge[]): Merge[] {
+  const lastPlace = new Map(merges.map((m, i) => [`${m.left} ${m.right}`, i]));
+  return merges.filter((m, i) => lastPlace.get(`${m.left} ${m.right}`) === i);
+}
+
+/**
+ * The tokens that are there before the first merge: special ones, then the bytes.
+ * @throws InputError when `vocabulary` has no room for them
+ */
+export function initialVocabulary(vocabulary: number, specialTokens: readonly string[]) {
   const tokens: string[] = [];
   const ids = new Map<string, number>();
   const add = (token: string): number => {

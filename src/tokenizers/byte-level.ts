@@ -4,13 +4,25 @@ import { AddedTokenMatcher, recognisable, type Segment } from "./added-tokens.ts
 import { BpeMerger } from "./bpe.ts";
 import { BYTE_TO_CHARACTER, decodeUtf8, encodeUtf8, tokenBytes, Utf8Stream, wellFormed } from "./bytes.ts";
 import { specialTokenName, type TokenizerConfig, writeTokenizerFolder } from "./folder.ts";
+import { NativeEncoder } from "./native-encoder.ts";
 import { normalizerOf, type Splitter, splitterOf } from "./pretokenize.ts";
 import type { PostProcessor, TokenizerFile } from "./schema.ts";
-import type { AllowedSpecial, DecodeOptions, EncodeOptions, StreamOptions, Tokenizer, TokenStream } from "./types.ts";
+import type {
+  AllowedSpecial,
+  DecodeOptions,
+  EncodeManyOptions,
+  EncodeOptions,
+  StreamOptions,
+  Tokenizer,
+  TokenStream,
+} from "./types.ts";
 
 /** Words longer than this are not remembered, nor more words than this: text repeats short words. */
 const CACHED_LENGTH = 64;
 const CACHED_WORDS = 1 << 16;
+
+/** Texts shorter than this are not worth a call into the native code. */
+const NATIVE_LENGTH = 128;
 
 /** Byte-level BPE (Radford et al. 2019, section 2.2), with the parts of `tokenizer.json` around it. */
 export class ByteLevelTokenizer implements Tokenizer {
@@ -39,6 +51,8 @@ export class ByteLevelTokenizer implements Tokenizer {
   private readonly cache = new Map<string, readonly number[]>();
   private readonly matchers = new Map<string, { raw: AddedTokenMatcher; normalized: AddedTokenMatcher }>();
   private buffer = new Int32Array(256);
+  /** The native encoder; null where there is none, undefined before it was asked for. */
+  private native: NativeEncoder | null | undefined;
 
   /** @throws InputError when the parts do not fit together (a merge of unknown tokens, no byte-level step, ...) */
   constructor(file: TokenizerFile, config: TokenizerConfig = {}) {
@@ -119,18 +133,64 @@ export class ByteLevelTokenizer implements Tokenizer {
   encode(text: string, options: EncodeOptions = {}): number[] {
     const { addSpecialTokens = true, allowedSpecial = "none" } = options;
     const ids: number[] = [];
-    const { raw, normalized } = this.matchersFor(allowedSpecial);
     const emit = (word: string): void => this.encodeWord(word, ids);
-    const each = (segments: readonly Segment[], onText: (text: string) => void): void => {
-      for (const segment of segments) {
-        if ("id" in segment) ids.push(segment.id);
-        else onText(segment.text);
+    for (const segment of this.segments(text, allowedSpecial)) {
+      if ("id" in segment) {
+        ids.push(segment.id);
+        continue;
       }
-    };
-    each(raw.split(wellFormed(text)), (piece) =>
-      each(normalized.split(this.normalize(piece)), (part) => this.split(part, emit)),
-    );
+      const native = segment.text.length < NATIVE_LENGTH ? undefined : this.nativeEncoder();
+      if (native === undefined) this.split(segment.text, emit);
+      else for (const id of native.encode(segment.text)) ids.push(id);
+    }
     return addSpecialTokens ? postProcess(ids, this.file.post_processor) : ids;
+  }
+
+  /** The text between added tokens, normalised, and the added tokens. */
+  private segments(text: string, allowed: AllowedSpecial): Segment[] {
+    const { raw, normalized } = this.matchersFor(allowed);
+    return raw
+      .split(wellFormed(text))
+      .flatMap((piece) => ("id" in piece ? [piece] : normalized.split(this.normalize(piece.text))));
+  }
+
+  /** The native encoder, where the kernels are built and know this file's splitting; it gives the same ids. */
+  private nativeEncoder(): NativeEncoder | undefined {
+    if (this.native === undefined) this.native = NativeEncoder.of(this.file, this.byteIds) ?? null;
+    return this.native ?? undefined;
+  }
+
+  async encodeMany(
+    texts: readonly (string | Uint8Array)[],
+    options: EncodeManyOptions = {},
+  ): Promise<Uint32Array<ArrayBuffer>[]> {
+    const { addSpecialTokens = true, allowedSpecial = "none", threads = 0 } = options;
+    const native = this.nativeEncoder();
+    if (native === undefined) {
+      return texts.map((text) =>
+        Uint32Array.from(this.encode(typeof text === "string" ? text : decodeUtf8(text), options)),
+      );
+    }
+    // What stands around a text, and whether a text has to be looked at before it is cut.
+    const around = addSpecialTokens ? postProcess([MARK], this.file.post_processor) : [MARK];
+    const { raw, normalized } = this.matchersFor(allowedSpecial);
+    const plain = this.file.normalizer === null && raw.empty && normalized.empty;
+    const plans = texts.map((text): readonly (Segment | { readonly bytes: Uint8Array })[] => {
+      if (plain)
+        return typeof text === "string" ? [{ text }] : [isUtf8(text) ? { bytes: text } : { text: decodeUtf8(text) }];
+      return this.segments(typeof text === "string" ? text : decodeUtf8(text), allowedSpecial);
+    });
+    const parts = plans.flatMap((plan) =>
+      plan.flatMap((item) => ("id" in item ? [] : ["bytes" in item ? item.bytes : item.text])),
+    );
+    const encoded = await native.encodeMany(parts, threads);
+    let next = 0;
+    return plans.map((plan) => {
+      const pieces = plan.map((item) => ("id" in item ? Uint32Array.of(item.id) : encoded[next++]!));
+      if (pieces.length === 1 && around.length === 1) return pieces[0]!;
+      const whole = around.flatMap((id) => (id === MARK ? pieces : [Uint32Array.of(id)]));
+      return concatenated(whole);
+    });
   }
 
   encodeBatch(texts: readonly string[], options: EncodeOptions = {}): number[][] {
@@ -253,6 +313,19 @@ export class ByteLevelTokenizer implements Tokenizer {
   async save(folder: string): Promise<void> {
     await writeTokenizerFolder(folder, this.file, this.config);
   }
+}
+
+/** Stands for the text itself where the post-processor is asked what it adds. */
+const MARK = -1;
+
+function concatenated(parts: readonly Uint32Array[]): Uint32Array<ArrayBuffer> {
+  const out = new Uint32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
 }
 
 /** Bytes as the vocabulary spells them. */

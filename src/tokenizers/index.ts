@@ -12,15 +12,17 @@ export {
 } from "./chat-template.ts";
 export type { ConfiguredToken, TokenizerConfig } from "./folder.ts";
 export { gpt2File, loadTokenizer } from "./load.ts";
+export { encodeMany } from "./many.ts";
 export { GPT2_PATTERN } from "./pretokenize.ts";
 export type { TokenizerFile } from "./schema.ts";
 export { checkTokenizerFile } from "./schema.ts";
 export { Llama2cTokenizer } from "./sentencepiece.ts";
-export type { TrainTokenizerOptions } from "./train.ts";
-export { trainByteLevelBpe, WordCounter } from "./train.ts";
+export type { TrainingProgress, TrainManyOptions, TrainTokenizerOptions } from "./train.ts";
+export { trainByteLevel, trainByteLevelBpe, WordCounter } from "./train.ts";
 export type {
   AllowedSpecial,
   DecodeOptions,
+  EncodeManyOptions,
   EncodeOptions,
   StreamOptions,
   Tokenizer,

@@ -1,3 +1,4 @@
+import { characterClasses } from "./native.ts";
 import { translateRegex } from "./regex.ts";
 import type { Normalizer, PreTokenizer } from "./schema.ts";
 
@@ -10,38 +11,23 @@ export type Splitter = (text: string, emit: (part: string) => void) => void;
 const OTHER = 0;
 const LETTER = 1;
 const NUMBER = 2;
-const SPACE = 3;
+const SPACE = 4;
+const CLASSES = LETTER | NUMBER | SPACE;
 
-/** Class of each UTF-16 unit of the basic plane; filled on first use. */
+/** Class of each code point; made on first use. */
 let classes: Uint8Array | undefined;
-const astralClasses = new Map<number, number>();
-
-function classify(character: string): number {
-  if (/\p{L}/u.test(character)) return LETTER;
-  if (/\p{N}/u.test(character)) return NUMBER;
-  return /\p{White_Space}/u.test(character) ? SPACE : OTHER;
-}
 
 function basicClasses(): Uint8Array {
-  if (classes === undefined) {
-    classes = new Uint8Array(0x10000);
-    for (let unit = 0; unit < 0x10000; unit++) classes[unit] = classify(String.fromCharCode(unit));
-  }
+  classes ??= characterClasses().map((flags) => flags & CLASSES);
   return classes;
 }
 
 /** Class of the character that starts at `at`. Surrogate pairs are looked up whole. */
-function classAt(text: string, at: number, basic: Uint8Array): number {
+function classAt(text: string, at: number, table: Uint8Array): number {
   const unit = text.charCodeAt(at);
-  if (unit < 0xd800 || unit > 0xdbff) return basic[unit]!;
+  if (unit < 0xd800 || unit > 0xdbff) return table[unit]!;
   const point = text.codePointAt(at)!;
-  if (point < 0x10000) return OTHER;
-  let found = astralClasses.get(point);
-  if (found === undefined) {
-    found = classify(String.fromCodePoint(point));
-    astralClasses.set(point, found);
-  }
-  return found;
+  return point < 0x10000 ? OTHER : table[point]!;
 }
 
 const CONTRACTIONS = ["s", "t", "m", "d", "re", "ve", "ll"];

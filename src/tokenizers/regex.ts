@@ -1,5 +1,8 @@
 import { InputError } from "../tensor/errors.ts";
 
+/** Whose syntax a pattern is in: Oniguruma's (`tokenizer.json`) or that of Rust's fancy-regex (tiktoken). */
+export type Dialect = "oniguruma" | "fancy-regex";
+
 /**
  * Translates a regular expression in Oniguruma's syntax (what `tokenizer.json` holds) into JavaScript's with the same matches.
  *
@@ -9,9 +12,11 @@ import { InputError } from "../tensor/errors.ts";
  *
  * @returns a global expression with the `u` flag
  * @throws InputError naming the construct
+ *
+ * In fancy-regex's dialect `{1,3}+` is possessive (Oniguruma repeats the group there, and is refused), and `$` is the end of the text.
  */
-export function translateRegex(pattern: string): RegExp {
-  return new RegExp(new Translator(pattern).run(), "gu");
+export function translateRegex(pattern: string, dialect: Dialect = "oniguruma"): RegExp {
+  return new RegExp(new Translator(pattern, dialect).run(), "gu");
 }
 
 const CATEGORIES = new Set(
@@ -23,11 +28,13 @@ const ESCAPED_CONTROLS: Readonly<Record<string, string>> = { n: "\\n", r: "\\r",
 class Translator {
   private readonly characters: readonly string[];
   private readonly pattern: string;
+  private readonly dialect: Dialect;
   private at = 0;
   private possessive = 0;
 
-  constructor(pattern: string) {
+  constructor(pattern: string, dialect: Dialect) {
     this.pattern = pattern;
+    this.dialect = dialect;
     this.characters = [...pattern];
   }
 
@@ -66,6 +73,10 @@ class Translator {
     if (c === "(") return this.group(ignoreCase);
     if (c === "[") return this.characterClass(ignoreCase);
     if (c === "\\") return this.escape(false);
+    if (c === "$" && this.dialect === "fancy-regex") {
+      this.at++;
+      return "$";
+    }
     if ("^$*+?{".includes(c)) this.refuse(`"${c}"`);
     this.at++;
     if (c === ".") return "[^\\n]";
@@ -82,7 +93,7 @@ class Translator {
       this.at++;
       return `${atom}${quantifier}?`;
     }
-    if (mode === "+" && !quantifier.startsWith("{")) {
+    if (mode === "+" && (!quantifier.startsWith("{") || this.dialect === "fancy-regex")) {
       // A possessive match never gives back: what a lookahead found, taken as it is.
       this.at++;
       const name = `p${this.possessive++}`;

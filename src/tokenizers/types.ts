@@ -11,6 +11,11 @@ export interface EncodeOptions {
   readonly allowedSpecial?: AllowedSpecial;
 }
 
+export interface EncodeManyOptions extends EncodeOptions {
+  /** Threads of the native encoder; default HOWDAH_THREADS, or every core. The ids do not depend on it. */
+  readonly threads?: number;
+}
+
 export interface DecodeOptions {
   /** Leave special tokens out of the text. Default false. */
   readonly skipSpecialTokens?: boolean;
@@ -42,6 +47,14 @@ export interface Tokenizer {
   /** Never throws on any string; lone surrogates count as U+FFFD. */
   encode(text: string, options?: EncodeOptions): number[];
   encodeBatch(texts: readonly string[], options?: EncodeOptions): number[][];
+  /**
+   * The ids of many texts (strings or UTF-8), on several threads and away from the JavaScript thread where the tokenizer has a native
+   * encoder. Arrays of bytes must not change meanwhile. Use the function `encodeMany`, which works for every tokenizer.
+   */
+  encodeMany?(
+    texts: readonly (string | Uint8Array)[],
+    options?: EncodeManyOptions,
+  ): Promise<Uint32Array<ArrayBuffer>[]>;
   /** @throws InputError for an id outside the vocabulary. */
   decode(ids: readonly number[], options?: DecodeOptions): string;
   stream(options?: StreamOptions): TokenStream;

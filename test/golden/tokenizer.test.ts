@@ -11,6 +11,7 @@ import {
   DEFAULT_CHAT_TEMPLATE,
   encodeChat,
   loadTokenizer,
+  trainByteLevel,
   trainByteLevelBpe,
 } from "../../src/tokenizers/index.ts";
 
@@ -86,6 +87,30 @@ describe("training", async () => {
       expect(tokenizer.decode(expected)).toBe(text);
     }
   });
+});
+
+describe("training in the native kernels", async () => {
+  const cases = JSON.parse(await read("trained.json")) as {
+    readonly name: string;
+    readonly vocabulary: number;
+    readonly pattern: string | null;
+    readonly options: { readonly special_tokens?: string[]; readonly min_frequency?: number };
+    readonly text: string[] | null;
+  }[];
+  test.each(cases)(
+    "$name: the file is byte for byte what tokenizers writes",
+    async ({ name, vocabulary, pattern, options, text }) => {
+      const tokenizer = await trainByteLevel(text ?? [await readText()], {
+        vocabulary,
+        ...(pattern === null ? {} : { pattern }),
+        specialTokens: options.special_tokens ?? [],
+        minFrequency: options.min_frequency ?? 0,
+      });
+      const out = join(folder, `native ${name}`);
+      await tokenizer.save(out);
+      expect(await readFile(join(out, "tokenizer.json"), "utf8")).toBe(await readGz(`trained-${name}.json.gz`));
+    },
+  );
 });
 
 describe("the parts of tokenizer.json", async () => {

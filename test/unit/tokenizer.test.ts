@@ -15,6 +15,7 @@ import {
   trainByteLevelBpe,
   Utf8Stream,
 } from "../../src/tokenizers/index.ts";
+import { characterClasses } from "../../src/tokenizers/native.ts";
 import { GPT2_PATTERN, splitGpt2, splitterOf } from "../../src/tokenizers/pretokenize.ts";
 import { translateRegex } from "../../src/tokenizers/regex.ts";
 
@@ -171,11 +172,19 @@ function mergedByDefinition(symbols: number[], merges: { left: number; right: nu
   }
 }
 
+/** Characters on which this engine's Unicode version and the one of our tables (16.0) disagree, replaced by one they agree on. */
+const classes = characterClasses();
+const settled = (text: string): string =>
+  Array.from(text, (c) => {
+    const flags = classes[c.codePointAt(0)!]!;
+    return /\p{L}/u.test(c) === ((flags & 1) !== 0) && /\p{N}/u.test(c) === ((flags & 2) !== 0) ? c : "\ufffd";
+  }).join("");
+
 describe("splitting into words", () => {
   test("the hand-written scanner splits as GPT-2's expression does", () => {
     const expression = translateRegex(GPT2_PATTERN);
     fc.assert(
-      fc.property(anyText.map(wellFormed), (text) => {
+      fc.property(anyText.map(wellFormed).map(settled), (text) => {
         const words: string[] = [];
         splitGpt2(text, (word) => words.push(word));
         expect(words).toEqual(text.match(expression) ?? []);

@@ -1,0 +1,354 @@
+// What tokenizers need of the addon. A model or a trainer is an external value that JavaScript's garbage collector releases; long work
+// runs on Node's worker threads and threads of its own, and settles a promise. Arrays handed to such work must not be written to before then.
+#include "addon_text.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "error.hpp"
+#include "pool.hpp"
+#include "text_bpe.hpp"
+#include "text_scan.hpp"
+#include "text_train.hpp"
+
+namespace howdah {
+namespace {
+
+using namespace text;
+
+constexpr napi_type_tag model_tag = {0x686f776461686270, 0x656d6f64656c0001};
+constexpr napi_type_tag trainer_tag = {0x686f776461686270, 0x65747261696e0001};
+
+void check(napi_status status) {
+  if (status != napi_ok) fail("Node-API refused a call (status ", int(status), ").");
+}
+
+struct Call {
+  napi_env env;
+  napi_value values[8] = {};
+  size_t count = 8;
+
+  Call(napi_env e, napi_callback_info info) : env(e) { check(napi_get_cb_info(env, info, &count, values, nullptr, nullptr)); }
+
+  double number(size_t i) const {
+    double out = 0;
+    if (i >= count || napi_get_value_double(env, values[i], &out) != napi_ok) fail("Argument ", int(i), " should be a number.");
+    return out;
+  }
+
+  /** A typed array of one kind: its memory and its length. */
+  template <class T>
+  std::pair<const T*, size_t> array(size_t i) const {
+    constexpr napi_typedarray_type wanted = std::is_same_v<T, uint8_t>    ? napi_uint8_array
+                                            : std::is_same_v<T, uint32_t> ? napi_uint32_array
+                                                                          : napi_float64_array;
+    napi_typedarray_type type;
+    size_t length = 0;
+    void* data = nullptr;
+    if (i >= count || napi_get_typedarray_info(env, values[i], &type, &length, &data, nullptr, nullptr) != napi_ok || type != wanted)
+      fail("Argument ", int(i), " is not the typed array expected there.");
+    return {static_cast<const T*>(data), length};
+  }
+
+  /** Where documents end: ascending, the last one at the text's end or before. */
+  std::pair<const double*, size_t> ends(size_t i, size_t size) const {
+    const auto [at, n] = array<double>(i);
+    double before = 0;
+    for (size_t d = 0; d < n; d++) {
+      if (!(at[d] >= before && at[d] <= double(size))) fail("The end of document ", int(d), " is out of order.");
+      before = at[d];
+    }
+    return {at, n};
+  }
+
+  template <class T>
+  std::shared_ptr<T> object(size_t i, const napi_type_tag& tag) const {
+    bool is = false;
+    void* data = nullptr;
+    if (i >= count || napi_check_object_type_tag(env, values[i], &tag, &is) != napi_ok || !is ||
+        napi_get_value_external(env, values[i], &data) != napi_ok)
+      fail("Argument ", int(i), " is not what this function works on.");
+    return *static_cast<std::shared_ptr<T>*>(data);
+  }
+};
+
+template <class T>
+napi_value external(napi_env env, std::shared_ptr<T> object, const napi_type_tag& tag) {
+  auto* held = new std::shared_ptr<T>(std::move(object));
+  napi_value out;
+  check(napi_create_external(
+      env, held, [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<T>*>(data); }, nullptr, &out));
+  check(napi_type_tag_object(env, out, &tag));
+  return out;
+}
+
+using Body = napi_value (*)(const Call&);
+
+template <Body body>
+napi_value guarded(napi_env env, napi_callback_info info) {
+  std::string message;
+  try {
+    return body(Call(env, info));
+  } catch (const std::bad_alloc&) {
+    message = "The tokenizer ran out of memory.";
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  napi_throw_error(env, nullptr, message.c_str());
+  return nullptr;
+}
+
+napi_value typed_array(napi_env env, napi_typedarray_type type, const void* data, size_t count, size_t width) {
+  void* to = nullptr;
+  napi_value buffer, out;
+  check(napi_create_arraybuffer(env, count * width, &to, &buffer));
+  if (count) std::memcpy(to, data, count * width);
+  check(napi_create_typedarray(env, type, count, buffer, 0, &out));
+  return out;
+}
+
+/** A Uint32Array that owns memory from malloc. */
+napi_value adopt_ids(napi_env env, Encoded& encoded) {
+  if (encoded.count < 4096) return typed_array(env, napi_uint32_array, encoded.ids, encoded.count, 4);
+  napi_value buffer, out;
+  void* const ids = std::exchange(encoded.ids, nullptr);
+  const napi_status status = napi_create_external_arraybuffer(
+      env, ids, encoded.count * 4, [](napi_env, void* data, void*) { std::free(data); }, nullptr, &buffer);
+  if (status == napi_no_external_buffers_allowed) {
+    std::unique_ptr<void, decltype(&std::free)> owned(ids, &std::free);
+    return typed_array(env, napi_uint32_array, ids, encoded.count, 4);
+  }
+  check(status);
+  check(napi_create_typedarray(env, napi_uint32_array, encoded.count, buffer, 0, &out));
+  return out;
+}
+
+void set(napi_env env, napi_value object, const char* name, napi_value value) {
+  check(napi_set_named_property(env, object, name, value));
+}
+
+int threads_of(double asked) {
+  return asked >= 1 ? int(std::min(asked, 256.0)) : thread_count();
+}
+
+/** Work away from the JavaScript thread: `work` there, `finish` back on it to make the promise's value. */
+struct Task {
+  std::function<void()> work;
+  std::function<napi_value(napi_env)> finish;
+  napi_deferred deferred = nullptr;
+  napi_async_work handle = nullptr;
+  std::vector<napi_ref> pinned;
+  std::string failure;
+};
+
+napi_value promise(const Call& call, std::initializer_list<size_t> pinned, std::function<void()> work,
+                   std::function<napi_value(napi_env)> finish) {
+  napi_env env = call.env;
+  auto task = std::make_unique<Task>();
+  task->work = std::move(work);
+  task->finish = std::move(finish);
+  napi_value out, name;
+  check(napi_create_promise(env, &task->deferred, &out));
+  for (const size_t i : pinned) {
+    napi_ref reference;
+    check(napi_create_reference(env, call.values[i], 1, &reference));
+    task->pinned.push_back(reference);
+  }
+  check(napi_create_string_utf8(env, "howdah tokenizer", NAPI_AUTO_LENGTH, &name));
+  check(napi_create_async_work(
+      env, nullptr, name,
+      [](napi_env, void* data) {
+        auto* t = static_cast<Task*>(data);
+        try {
+          t->work();
+        } catch (const std::bad_alloc&) {
+          t->failure = "The tokenizer ran out of memory.";
+        } catch (const std::exception& error) {
+          t->failure = error.what();
+        }
+      },
+      [](napi_env e, napi_status status, void* data) {
+        const std::unique_ptr<Task> t(static_cast<Task*>(data));
+        for (const napi_ref reference : t->pinned) napi_delete_reference(e, reference);
+        napi_delete_async_work(e, t->handle);
+        napi_value value = nullptr;
+        if (status != napi_ok) t->failure = "The tokenizer's work was cancelled.";
+        if (t->failure.empty()) {
+          try {
+            value = t->finish(e);
+          } catch (const std::exception& error) {
+            t->failure = error.what();
+          }
+        }
+        if (t->failure.empty()) {
+          napi_resolve_deferred(e, t->deferred, value);
+        } else {
+          napi_value message, error;
+          napi_create_string_utf8(e, t->failure.data(), t->failure.size(), &message);
+          napi_create_error(e, nullptr, message, &error);
+          napi_reject_deferred(e, t->deferred, error);
+        }
+      },
+      task.get(), &task->handle));
+  check(napi_queue_async_work(env, task->handle));
+  task.release();
+  return out;
+}
+
+napi_value undefined(napi_env env) {
+  napi_value out;
+  check(napi_get_undefined(env, &out));
+  return out;
+}
+
+Pattern pattern_of(double number) {
+  if (!(number >= 0 && number < pattern_count)) fail("There is no splitting pattern with that number.");
+  return Pattern(int(number));
+}
+
+/** textClasses(Uint8Array): the flags of each code point; before anything else here. */
+napi_value js_classes(const Call& call) {
+  const auto [flags, count] = call.array<uint8_t>(0);
+  set_classes(flags, count);
+  return nullptr;
+}
+
+/** bpeCreate(pattern, byteIds, merges, wholeBytes, wholeEnds, wholeIds) -> model */
+napi_value js_bpe_create(const Call& call) {
+  BpeParts parts{};
+  parts.pattern = pattern_of(call.number(0));
+  const auto [byte_ids, bytes] = call.array<uint32_t>(1);
+  if (bytes != 256) fail("There are ", bytes, " byte ids, not 256.");
+  parts.byte_ids = byte_ids;
+  const auto [merges, numbers] = call.array<uint32_t>(2);
+  parts.merges = merges;
+  parts.merge_count = numbers / 4;
+  const auto [whole, whole_size] = call.array<uint8_t>(3);
+  const auto [ends, whole_count] = call.array<uint32_t>(4);
+  const auto [ids, id_count] = call.array<uint32_t>(5);
+  if (whole_count != id_count || (whole_count && ends[whole_count - 1] > whole_size)) fail("The whole tokens do not fit together.");
+  parts.whole_bytes = whole;
+  parts.whole_ends = ends;
+  parts.whole_ids = ids;
+  parts.whole_count = whole_count;
+  return external(call.env, std::make_shared<BpeModel>(parts), model_tag);
+}
+
+/** bpeEncode(model, bytes) -> Uint32Array, at once */
+napi_value js_bpe_encode(const Call& call) {
+  const auto model = call.object<BpeModel>(0, model_tag);
+  const auto [text, size] = call.array<uint8_t>(1);
+  thread_local std::vector<uint32_t> ids;
+  ids.clear();
+  model->encode(text, size, ids);
+  napi_value out = typed_array(call.env, napi_uint32_array, ids.data(), ids.size(), 4);
+  if (ids.capacity() > (1u << 20)) ids = {};
+  return out;
+}
+
+/** bpeEncodeMany(model, bytes, ends, threads) -> promise of {ids, ends} */
+napi_value js_bpe_encode_many(const Call& call) {
+  const auto model = call.object<BpeModel>(0, model_tag);
+  const auto [text, size] = call.array<uint8_t>(1);
+  const auto [ends, documents] = call.ends(2, size);
+  const int threads = threads_of(call.number(3));
+  auto encoded = std::make_shared<Encoded>();
+  return promise(
+      call, {1, 2},
+      [=, text = text, ends = ends, documents = documents] { model->encode_many(text, ends, documents, threads, *encoded); },
+      [encoded](napi_env env) {
+        napi_value out;
+        check(napi_create_object(env, &out));
+        set(env, out, "ids", adopt_ids(env, *encoded));
+        set(env, out, "ends", typed_array(env, napi_float64_array, encoded->ends.data(), encoded->ends.size(), 8));
+        return out;
+      });
+}
+
+/** bpeTrainer(pattern) -> trainer */
+napi_value js_trainer(const Call& call) {
+  return external(call.env, std::make_shared<BpeTrainer>(pattern_of(call.number(0))), trainer_tag);
+}
+
+/** bpeCount(trainer, bytes, ends, threads) -> promise. One at a time for each trainer. */
+napi_value js_count(const Call& call) {
+  const auto trainer = call.object<BpeTrainer>(0, trainer_tag);
+  const auto [text, size] = call.array<uint8_t>(1);
+  const auto [ends, documents] = call.ends(2, size);
+  const int threads = threads_of(call.number(3));
+  return promise(
+      call, {1, 2}, [=, text = text, ends = ends, documents = documents] { trainer->count(text, ends, documents, threads); },
+      [](napi_env env) { return undefined(env); });
+}
+
+/** bpeCountWords(trainer, bytes, ends, counts): words cut in JavaScript. */
+napi_value js_count_words(const Call& call) {
+  const auto trainer = call.object<BpeTrainer>(0, trainer_tag);
+  const auto [text, size] = call.array<uint8_t>(1);
+  const auto [ends, words] = call.ends(2, size);
+  const auto [counts, n] = call.array<double>(3);
+  if (n != words) fail("There are ", words, " words and ", n, " counts.");
+  size_t begin = 0;
+  for (size_t w = 0; w < words; w++) {
+    trainer->add_word(text + begin, size_t(ends[w]) - begin, uint64_t(counts[w]));
+    begin = size_t(ends[w]);
+  }
+  return nullptr;
+}
+
+/** bpeLearn(trainer, byteIds, tokenBytes, tokenEnds, vocabulary, minFrequency) -> promise of a Uint32Array of left, right, id */
+napi_value js_learn(const Call& call) {
+  const auto trainer = call.object<BpeTrainer>(0, trainer_tag);
+  const auto [byte_ids, bytes] = call.array<uint32_t>(1);
+  if (bytes != 256) fail("There are ", bytes, " byte ids, not 256.");
+  const auto [spelling, size] = call.array<uint8_t>(2);
+  const auto [ends, count] = call.ends(3, size);
+  auto plan = std::make_shared<BpeTrainer::Plan>();
+  size_t begin = 0;
+  for (size_t i = 0; i < count; i++) {
+    plan->tokens.emplace_back(reinterpret_cast<const char*>(spelling) + begin, size_t(ends[i]) - begin);
+    begin = size_t(ends[i]);
+  }
+  for (size_t b = 0; b < 256; b++)
+    if (byte_ids[b] >= count) fail("Byte ", int(b), " has no token.");
+  plan->byte_ids = byte_ids;
+  plan->vocabulary = size_t(call.number(4));
+  plan->min_frequency = call.number(5);
+  auto merges = std::make_shared<std::vector<LearntMerge>>();
+  return promise(
+      call, {1}, [=] { *merges = trainer->learn(*plan); },
+      [merges](napi_env env) { return typed_array(env, napi_uint32_array, merges->data(), merges->size() * 3, 4); });
+}
+
+/** bpeProgress(trainer) -> merges learnt so far */
+napi_value js_progress(const Call& call) {
+  napi_value out;
+  check(napi_create_double(call.env, double(call.object<BpeTrainer>(0, trainer_tag)->learnt.load(std::memory_order_relaxed)), &out));
+  return out;
+}
+
+}  // namespace
+
+void register_text(napi_env env, napi_value exports) {
+  const std::pair<const char*, napi_callback> functions[] = {
+      {"textClasses", guarded<js_classes>},        {"bpeCreate", guarded<js_bpe_create>},
+      {"bpeEncode", guarded<js_bpe_encode>},       {"bpeEncodeMany", guarded<js_bpe_encode_many>},
+      {"bpeTrainer", guarded<js_trainer>},         {"bpeCount", guarded<js_count>},
+      {"bpeCountWords", guarded<js_count_words>},  {"bpeLearn", guarded<js_learn>},
+      {"bpeProgress", guarded<js_progress>},
+  };
+  for (const auto& [name, callback] : functions) {
+    napi_value function;
+    check(napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function));
+    set(env, exports, name, function);
+  }
+}
+
+}  // namespace howdah

@@ -1,0 +1,124 @@
+// Byte-pair encoding of many documents at once. The rules are those of src/tokenizers/bpe.ts, which is the oracle: always the pair with
+// the lowest rank, the leftmost among equals (Sennrich et al. 2016).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "text_scan.hpp"
+
+namespace howdah::text {
+
+constexpr uint32_t kNone = 0xffffffffu;
+/** What fits into a slot of the pair table: 42 bits of pair, 22 of rank. */
+constexpr uint32_t kMostIds = 1u << 21, kMostRanks = (1u << 22) - 1;
+/** Words up to here are merged by looking at all pairs at once; longer ones with a heap. */
+constexpr size_t kShortWord = 256;
+
+/** pair of ids -> rank, in open addressing; rank -> the id made. Plain pointers, so that kernels of any instruction set read it. */
+struct MergeTable {
+  const uint64_t* slots;
+  int shift;
+  uint64_t mask;
+  const uint32_t* made;
+  /** rank of two bytes, [left << 8 | right] */
+  const uint32_t* byte_ranks;
+  const uint32_t* byte_ids;
+
+  uint32_t rank(uint32_t left, uint32_t right) const {
+    const uint64_t key = uint64_t(left) << 21 | right;
+    uint64_t at = key * 0x9e3779b97f4a7c15ull >> shift;
+    for (;; at = (at + 1) & mask) {
+      const uint64_t slot = slots[at];
+      if (slot >> 22 == key) return uint32_t(slot & kMostRanks);
+      if (slot == ~0ull) return kNone;
+    }
+  }
+};
+
+/** Merges one word of at most kShortWord bytes into `out`; returns how many ids. */
+struct MergeKernels {
+  size_t (*merge_short)(const MergeTable& table, const uint8_t* bytes, size_t n, uint32_t* out);
+};
+
+/** What a model is made of. */
+struct BpeParts {
+  Pattern pattern;
+  /** 256 ids */
+  const uint32_t* byte_ids;
+  /** left, right, rank, id of each merge, four numbers each; the best has the lowest rank, and a rank makes one id */
+  const uint32_t* merges;
+  size_t merge_count;
+  /** Tokens that are taken whole where a piece equals them (`ignore_merges`, tiktoken), or none: bytes, where each ends, its id. */
+  const uint8_t* whole_bytes;
+  const uint32_t* whole_ends;
+  const uint32_t* whole_ids;
+  size_t whole_count;
+};
+
+class WordCache;
+
+/** The ids of several documents, one after another. `ids` is from malloc: it is handed on to JavaScript. */
+struct Encoded {
+  uint32_t* ids = nullptr;
+  size_t count = 0;
+  /** Where each document's ids end. */
+  std::vector<double> ends;
+  Encoded() = default;
+  Encoded(const Encoded&) = delete;
+  Encoded& operator=(const Encoded&) = delete;
+  ~Encoded();
+};
+
+class BpeModel {
+ public:
+  explicit BpeModel(const BpeParts& parts);
+  ~BpeModel();
+
+  /** One document on the calling thread, appended to `out`. Well-formed UTF-8. */
+  void encode(const uint8_t* text, size_t size, std::vector<uint32_t>& out);
+
+  /** Documents that end at `ends` (ascending), on `threads` threads. The result does not depend on their number. */
+  void encode_many(const uint8_t* text, const double* ends, size_t documents, int threads, Encoded& out);
+
+ private:
+  template <Pattern P>
+  void encode_span(const Span& span, WordCache& cache, std::vector<uint32_t>& out) const;
+  void encode_any(const Span& span, WordCache& cache, std::vector<uint32_t>& out) const;
+  size_t encode_word(const uint8_t* word, size_t n, uint32_t* out) const;
+  size_t merge_long(const uint8_t* bytes, size_t n, uint32_t* out) const;
+  uint32_t find_whole(const uint8_t* word, size_t n) const;
+  std::unique_ptr<WordCache> borrow();
+  void give_back(std::unique_ptr<WordCache> cache);
+
+  Pattern pattern;
+  std::vector<uint64_t> slots;
+  std::vector<uint32_t> made;
+  std::vector<uint32_t> byte_ranks;
+  std::vector<uint32_t> byte_ids;
+  MergeTable table{};
+  size_t (*merge_short)(const MergeTable&, const uint8_t*, size_t, uint32_t*);
+
+  std::vector<uint8_t> whole_bytes;
+  struct Whole {
+    uint32_t begin, length, id;
+  };
+  std::vector<Whole> wholes;
+  uint64_t whole_mask = 0;
+  size_t whole_longest = 0;
+
+  std::mutex caches_mutex;
+  std::vector<std::unique_ptr<WordCache>> caches;
+};
+
+/** Spans of about `size` bytes that can be cut into pieces independently; a document shorter than that is one span. */
+std::vector<Span> spans_of(const uint8_t* text, const double* ends, size_t documents, Pattern pattern, size_t size);
+
+/** Runs body(i) for i < n on `threads` threads, the calling one included; the first exception is thrown again. */
+void run_on_threads(size_t n, int threads, const std::function<void(size_t item, int thread)>& body);
+
+}  // namespace howdah::text

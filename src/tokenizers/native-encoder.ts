@@ -1,0 +1,138 @@
+import type { NativeBpe, NativeText } from "../engine/backends/native/text.ts";
+import { encodeUtf8, tokenBytes } from "./bytes.ts";
+import { nativeText, scannerOf, WHOLE_TEXT } from "./native.ts";
+import { GPT2_PATTERN } from "./pretokenize.ts";
+import type { PreTokenizer, TokenizerFile } from "./schema.ts";
+
+/** Bytes of text that one call into the native code takes at most (a single longer text goes alone): bounds the memory of a call. */
+const BATCH_BYTES = 64 << 20;
+
+/** The native encoder of a byte-level BPE file. It gives the ids of `ByteLevelTokenizer`'s TypeScript, which stays the oracle. */
+export class NativeEncoder {
+  private readonly text: NativeText;
+  private readonly model: NativeBpe;
+  private readonly prefixSpace: boolean;
+
+  private constructor(text: NativeText, model: NativeBpe, prefixSpace: boolean) {
+    this.text = text;
+    this.model = model;
+    this.prefixSpace = prefixSpace;
+  }
+
+  /**
+   * @param byteIds byte -> id, -1 where the vocabulary lacks it
+   * @returns undefined where the kernels are not built, or do not know how this file cuts text
+   */
+  static of(file: TokenizerFile, byteIds: Int32Array): NativeEncoder | undefined {
+    const cut = file.pre_tokenizer === null ? undefined : scannerOfPart(file.pre_tokenizer);
+    if (cut === undefined || byteIds.includes(-1)) return undefined;
+    const text = nativeText();
+    if (text === undefined) return undefined;
+    const { vocab, merges, ignore_merges } = file.model;
+    const table = new Uint32Array(merges.length * 4);
+    merges.forEach(([left, right], rank) => {
+      table.set([vocab.get(left)!, vocab.get(right)!, rank, vocab.get(left + right)!], rank * 4);
+    });
+    // The native table packs ids and ranks; vocabularies beyond that do not exist, and would go through TypeScript.
+    if (merges.length >= 2 ** 22 - 1 || table.some((n) => n >= 2 ** 21 && n !== 0)) return undefined;
+    const whole = ignore_merges ? wholeTokens(vocab) : { bytes: new Uint8Array(0), ends: [], ids: [] };
+    const model = text.bpeCreate(
+      cut.scanner,
+      Uint32Array.from(byteIds),
+      table,
+      whole.bytes,
+      Uint32Array.from(whole.ends),
+      Uint32Array.from(whole.ids),
+    );
+    return new NativeEncoder(text, model, cut.prefixSpace);
+  }
+
+  /** The ids of one stretch of text without added tokens, at once. */
+  encode(text: string): Uint32Array {
+    return this.text.bpeEncode(this.model, encodeUtf8(this.prefixed(text)));
+  }
+
+  /** @param parts texts, or well-formed UTF-8 */
+  async encodeMany(parts: readonly (string | Uint8Array)[], threads: number): Promise<Uint32Array<ArrayBuffer>[]> {
+    const out: Uint32Array<ArrayBuffer>[] = [];
+    for (let first = 0; first < parts.length; ) {
+      const batch: Uint8Array[] = [];
+      let bytes = 0;
+      while (first + batch.length < parts.length && (batch.length === 0 || bytes < BATCH_BYTES)) {
+        const part = parts[first + batch.length]!;
+        const encoded = typeof part === "string" ? encodeUtf8(this.prefixed(part)) : this.prefixedBytes(part);
+        batch.push(encoded);
+        bytes += encoded.length;
+      }
+      first += batch.length;
+      const joined = new Uint8Array(bytes);
+      const ends = new Float64Array(batch.length);
+      let at = 0;
+      batch.forEach((part, i) => {
+        joined.set(part, at);
+        at += part.length;
+        ends[i] = at;
+      });
+      const encoded = await this.text.bpeEncodeMany(this.model, joined, ends, threads);
+      let begin = 0;
+      for (const end of encoded.ends) {
+        // A copy, so that keeping one text's ids does not keep the whole batch.
+        out.push(batch.length === 1 ? (encoded.ids as Uint32Array<ArrayBuffer>) : encoded.ids.slice(begin, end));
+        begin = end;
+      }
+    }
+    return out;
+  }
+
+  private prefixed(text: string): string {
+    return this.prefixSpace && text !== "" && !text.startsWith(" ") ? ` ${text}` : text;
+  }
+
+  private prefixedBytes(bytes: Uint8Array): Uint8Array {
+    if (!this.prefixSpace || bytes.length === 0 || bytes[0] === 0x20) return bytes;
+    const out = new Uint8Array(bytes.length + 1);
+    out[0] = 0x20;
+    out.set(bytes, 1);
+    return out;
+  }
+}
+
+/** The native scanner that cuts as this pre-tokenizer does, or undefined. */
+export function scannerOfPart(
+  part: PreTokenizer,
+): { readonly scanner: number; readonly prefixSpace: boolean } | undefined {
+  if (part.type === "ByteLevel") {
+    const scanner = part.use_regex ? scannerOf(GPT2_PATTERN) : WHOLE_TEXT;
+    return scanner === undefined ? undefined : { scanner, prefixSpace: part.add_prefix_space };
+  }
+  if (part.type !== "Sequence" || part.pretokenizers.length !== 2) return undefined;
+  const [split, level] = part.pretokenizers;
+  if (split?.type !== "Split" || level?.type !== "ByteLevel" || level.use_regex || level.add_prefix_space)
+    return undefined;
+  // The known expressions match every character, so what lies between matches is nothing.
+  const isolated = split.behavior === "Isolated" && !split.invert;
+  const removed = split.behavior === "Removed" && split.invert;
+  const scanner = (isolated || removed) && "Regex" in split.pattern ? scannerOf(split.pattern.Regex) : undefined;
+  return scanner === undefined ? undefined : { scanner, prefixSpace: false };
+}
+
+/** Every token as bytes, one after another, where each ends, and its id. */
+function wholeTokens(vocab: ReadonlyMap<string, number>): { bytes: Uint8Array; ends: number[]; ids: number[] } {
+  const parts: Uint8Array[] = [];
+  const ends: number[] = [];
+  const ids: number[] = [];
+  let at = 0;
+  for (const [token, id] of vocab) {
+    const bytes = tokenBytes(token);
+    if (bytes === undefined || bytes.length === 0) continue;
+    parts.push(bytes);
+    at += bytes.length;
+    ends.push(at);
+    ids.push(id);
+  }
+  const bytes = new Uint8Array(at);
+  parts.forEach((part, i) => {
+    bytes.set(part, ends[i]! - part.length);
+  });
+  return { bytes, ends, ids };
+}
