@@ -49,6 +49,7 @@ export function createRuntime(backend: Backend, options: RuntimeOptions = {}): R
   return {
     compile: (graph, o): Compiled => ready(graph, o),
     upload: (data, dtype) => new BufferStorage(backend, backend.upload(data, dtype)),
+    allocate: (bytes) => new BufferStorage(backend, backend.allocate(bytes)),
     eager(op, inputs, attributes, outputs, extra) {
       for (const t of inputs) t.storage(op.name);
       const cacheable = !extra.data && !extra.bodies?.length;

@@ -1,6 +1,6 @@
 import type { LanguageModel } from "../models/model.ts";
 import { InputError } from "../tensor/errors.ts";
-import { ContinuousBatch } from "./continuous.ts";
+import { ContinuousBatch, type Sequence } from "./continuous.ts";
 import { Decoder, type DecoderOptions } from "./decoder.ts";
 import { checkSampling, type SamplingParameters } from "./sampler.ts";
 
@@ -28,9 +28,6 @@ export interface Reply {
   readonly finish: "stop" | "length";
 }
 
-/** How many prompts are read in one call when all of them wait at once. */
-const GROUP = 8;
-
 /**
  * Continues lists of prompts, as many at once as there are slots; when a reply ends, the next prompt takes its slot. Compiled programs and the
  * cache stay for the next call, also when the model's weights (not its form) are others by then.
@@ -38,9 +35,8 @@ const GROUP = 8;
 export class Generator {
   readonly #decoder: Decoder;
 
-  /** Unlike the server's, this decoder reads prompts in groups of 8 unless told otherwise. */
   constructor(options: DecoderOptions) {
-    this.#decoder = new Decoder({ ...options, group: options.group ?? GROUP });
+    this.#decoder = new Decoder(options);
   }
 
   /** Programs compiled so far. */
@@ -63,18 +59,19 @@ export class Generator {
     const batch = new ContinuousBatch(this.#decoder);
     const replies: Reply[] = new Array(prompts.length);
     let next = 0;
-    const start = (index: number): void => {
+    const sequenceOf = (index: number): Sequence => {
       const prompt = prompts[index]!;
       const most = Math.min(maxTokens, capacity - prompt.length);
       const tokens: number[] = [];
       const logProbabilities = new Float32Array(measure ? Math.max(most, 0) : 0);
       const entropies = new Float32Array(logProbabilities.length);
-      batch.add(model, {
+      return {
         prompt,
         sampling: options,
         seed,
         stream: index,
         measure,
+        maxTokens,
         accept: ({ token, logProbability, entropy }) => {
           if (measure) {
             logProbabilities[tokens.length] = logProbability;
@@ -94,12 +91,16 @@ export class Generator {
           options.onReply?.(index, reply);
           return false;
         },
-      });
+      };
     };
+    let waiting = prompts.length > 0 ? sequenceOf(next++) : undefined;
     try {
-      while (next < prompts.length || batch.size > 0) {
+      while (waiting || batch.size > 0) {
         signal?.throwIfAborted();
-        while (next < prompts.length && batch.hasRoom) start(next++);
+        while (waiting && batch.hasRoomFor(model, waiting)) {
+          batch.add(model, waiting);
+          waiting = next < prompts.length ? sequenceOf(next++) : undefined;
+        }
         await batch.step(model, true);
         await turn();
       }

@@ -13,6 +13,10 @@ export interface Sequence {
   readonly stream: number;
   /** Whether log-probabilities and entropies are wanted. */
   readonly measure: boolean;
+  /** Most tokens of the reply, for which memory is set aside; default as many as fit the capacity. */
+  readonly maxTokens?: number | undefined;
+  /** Told once how many tokens of the prompt need not be read, because a text that begins alike was read before. */
+  known?(tokens: number): void;
   /** Takes the next token. @returns whether the sequence goes on */
   accept(sampled: Readonly<Sampled>): boolean;
 }
@@ -24,18 +28,31 @@ interface Running {
   readonly history: number[];
   /** How many of `history` the cache holds. */
   read: number;
+  /** In the order of arrival. */
+  readonly arrival: number;
+  /** Whether all of its prompt is read. */
+  ready: boolean;
   gone: boolean;
 }
 
+/** What one step does for one sequence. */
+interface Work {
+  readonly one: Running;
+  readonly ids: readonly number[];
+  /** After how many of these tokens the next one is chosen: none in the middle of a prompt. */
+  readonly wanted: number;
+}
+
 /**
- * Continuous batching (Yu et al. 2022, "Orca"): sequences join and leave between any two steps, and what is left of the batch goes on.
- * What a sequence becomes does not depend on its company: its draws are its own, and with a decoder of group 1 so are the bits of its logits.
+ * Continuous batching (Yu et al. 2022, "Orca"): sequences join and leave between any two steps, and what is left of the batch goes on. A step takes
+ * one token of every reply and, up to its size, tokens of prompts, so that a long prompt does not hold up the replies that are being
+ * written (Agrawal et al. 2023, "Sarathi"). What a sequence becomes does not depend on its company but for the last bits of its logits, and
+ * with a reproducible decoder not even for those: its draws are its own.
  */
 export class ContinuousBatch {
   readonly #decoder: Decoder;
   readonly #bySlot: (Running | undefined)[];
-  /** Those whose prompts are not read yet; the next one to read from is in front. */
-  readonly #prompts: Running[] = [];
+  #arrivals = 0;
   #sampler: Sampler | undefined;
 
   constructor(decoder: Decoder) {
@@ -49,6 +66,16 @@ export class ContinuousBatch {
   }
   get hasRoom(): boolean {
     return this.#bySlot.includes(undefined);
+  }
+
+  /** Whether there is a slot for this sequence, and memory for all that it can become. */
+  hasRoomFor(model: LanguageModel, sequence: Sequence): boolean {
+    return this.hasRoom && this.#decoder.hasRoomFor(model, this.#most(model, sequence));
+  }
+
+  #most(model: LanguageModel, { prompt, maxTokens }: Sequence): number {
+    const capacity = this.#decoder.capacityFor(model);
+    return Math.min(capacity, prompt.length + (maxTokens ?? capacity));
   }
 
   /**
@@ -71,9 +98,18 @@ export class ContinuousBatch {
         `generate: ${strange} is no token of this model; ids go from 0 to ${vocabulary - 1}. Does the tokenizer belong to the model?`,
       );
     const slot = this.#bySlot.indexOf(undefined);
-    const running: Running = { sequence, slot, history: [...prompt], read: 0, gone: false };
+    const read = this.#decoder.begin(model, slot, prompt, this.#most(model, sequence));
+    const running: Running = {
+      sequence,
+      slot,
+      history: [...prompt],
+      read,
+      arrival: this.#arrivals++,
+      ready: false,
+      gone: false,
+    };
     this.#bySlot[slot] = running;
-    this.#prompts.push(running);
+    sequence.known?.(read);
     return () => this.#remove(running);
   }
 
@@ -87,55 +123,80 @@ export class ContinuousBatch {
     running.gone = true;
     this.#bySlot[running.slot] = undefined;
     this.#decoder.clear(running.slot);
-    const at = this.#prompts.indexOf(running);
-    if (at >= 0) this.#prompts.splice(at, 1);
   }
 
   /**
-   * One round: reads a piece of one or more prompts if any is waiting, then one token for each sequence whose prompt is read.
+   * One round: the next token of each reply, and pieces of prompts.
    * @param promptsFirst whether no token is decoded while a prompt waits: fastest for all together, but running replies pause
    */
   async step(model: LanguageModel, promptsFirst = false): Promise<void> {
-    if (this.#prompts.length > 0) {
-      await this.#readPrompts(model);
-      if (promptsFirst && this.#prompts.length > 0) return;
+    const all = this.#bySlot.filter((one) => one !== undefined);
+    const prompts = all.filter((one) => !one.ready);
+    const replies = all.filter((one) => one.ready);
+    if (!this.#decoder.reproducible) {
+      await this.#run(model, this.#plan(prompts, promptsFirst && prompts.length > 0 ? [] : replies));
+      return;
     }
-    const tokens = new Int32Array(this.#decoder.slots).fill(-1);
-    const ready = this.#bySlot.filter(
-      (one) => one !== undefined && one.read === one.history.length - 1 && !this.#isPrompt(one),
+    // A prompt alone, then one token for each reply, that of this prompt too.
+    if (prompts.length > 0) {
+      const one = prompts.reduce((a, b) => (a.arrival < b.arrival ? a : b));
+      const n = this.#decoder.pieceLength(one.history.length - one.read);
+      await this.#run(model, [pieceOf(one, n)]);
+      if (promptsFirst && prompts.some((prompt) => !prompt.gone && !prompt.ready)) return;
+    }
+    const now = this.#bySlot.filter((one) => one?.ready);
+    if (now.length > 0)
+      await this.#run(
+        model,
+        now.map((one) => pieceOf(one!, 1)),
+        this.#decoder.slots,
+      );
+  }
+
+  /** Replies first; then prompts, the shortest rest first, but the one that waits longest is never left out. */
+  #plan(prompts: readonly Running[], replies: readonly Running[]): Work[] {
+    const work = replies.map((one) => pieceOf(one, 1));
+    const left = prompts.reduce((n, { history, read }) => n + history.length - read, 0);
+    if (left === 0) return work;
+    const largest = this.#decoder.sizes.at(-1)!;
+    let room = Math.max(this.#decoder.sizeFor(Math.min(work.length + left, largest)) - work.length, 1);
+    const oldest = prompts.reduce((a, b) => (a.arrival < b.arrival ? a : b));
+    const others = prompts.filter((one) => one !== oldest);
+    const rest = (one: Running): number => one.history.length - one.read;
+    others.sort((a, b) => rest(a) - rest(b) || a.arrival - b.arrival);
+    const fair = Math.min(
+      rest(oldest),
+      Math.max(Math.ceil(room / 4), room - others.reduce((n, one) => n + rest(one), 0)),
     );
-    if (ready.length === 0) return;
-    for (const one of ready) tokens[one!.slot] = one!.history.at(-1)!;
-    const rows = await this.#decoder.decode(model, tokens);
-    for (const one of ready) {
-      one!.read++;
-      this.#choose(model, one!, rows[one!.slot]!);
+    const give = new Map([[oldest, fair]]);
+    room -= fair;
+    for (const one of others) {
+      const n = Math.min(rest(one), room);
+      if (n > 0) give.set(one, n);
+      room -= n;
     }
+    for (const [one, n] of give) work.push(pieceOf(one, n));
+    return work;
   }
 
-  #isPrompt(one: Running): boolean {
-    return this.#prompts.includes(one);
-  }
-
-  async #readPrompts(model: LanguageModel): Promise<void> {
-    const turn = this.#prompts.slice(0, this.#decoder.group);
-    const pieces = turn.map((one) => ({
-      slot: one.slot,
-      ids: one.history.slice(one.read, one.read + this.#decoder.pieceLength(one.history.length - one.read)),
-    }));
-    const rows = await this.#decoder.prefill(model, pieces);
-    for (const [i, one] of turn.entries()) {
-      one.read += pieces[i]!.ids.length;
-      const at = this.#prompts.indexOf(one);
-      if (at < 0) continue; // left meanwhile
-      this.#prompts.splice(at, 1);
-      if (one.read < one.history.length) this.#prompts.push(one);
-      else this.#choose(model, one, rows[i]!);
+  async #run(model: LanguageModel, work: readonly Work[], size?: number): Promise<void> {
+    if (work.length === 0) return;
+    const rows = await this.#decoder.step(
+      model,
+      work.map(({ one, ids, wanted }) => ({ slot: one.slot, ids, wanted })),
+      size,
+    );
+    for (const [i, { one, ids, wanted }] of work.entries()) {
+      if (one.gone) continue; // left meanwhile
+      one.read += ids.length;
+      this.#decoder.settle(one.slot);
+      if (wanted === 0) continue;
+      one.ready = true;
+      this.#choose(model, one, rows[i]![0]!);
     }
   }
 
   #choose(model: LanguageModel, running: Running, logits: Float32Array): void {
-    if (running.gone) return;
     const { sequence, history } = running;
     const { vocabulary } = model.config;
     if (this.#sampler?.vocabulary !== vocabulary) this.#sampler = new Sampler(vocabulary);
@@ -146,4 +207,10 @@ export class ContinuousBatch {
     const goesOn = sequence.accept(sampled);
     if (!goesOn || history.length >= this.#decoder.capacityFor(model)) this.#remove(running);
   }
+}
+
+/** The next `n` tokens of a sequence. */
+function pieceOf(one: Running, n: number): Work {
+  const ids = one.history.slice(one.read, one.read + n);
+  return { one, ids, wanted: one.read + ids.length === one.history.length ? 1 : 0 };
 }

@@ -1,87 +1,116 @@
-import { emptyCache } from "../models/families.ts";
+import { cacheShape, emptyCache } from "../models/families.ts";
 import { type LanguageModel, logits } from "../models/model.ts";
-import type { Cache } from "../nn/cache.ts";
+import { type Cache, PAGE, pageBytes } from "../nn/cache.ts";
 import { InputError, StateError } from "../tensor/errors.ts";
 import { type Jitted, jit } from "../tensor/jit.ts";
 import { take } from "../tensor/ops/indexing.ts";
+import type { PageType } from "../tensor/ops/paged.ts";
 import type { Precision } from "../tensor/runtime.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
+import { type PageCounts, PagePool, type PrefixNode } from "./pages.ts";
 
 export interface DecoderOptions {
   /** Sequences that are held at the same time. */
   readonly slots: number;
   /** Tokens of the longest sequence, prompt and reply; default the model's context. */
   readonly capacity?: number | undefined;
-  /** Lengths of the pieces that prompts are read in, ascending. A piece is padded to the next one. Default 16, 32, 64, 128, 256. */
+  /** Sizes in tokens of the steps that read prompts, ascending. Default 16, 32, 64, 128, 256. */
   readonly chunks?: readonly number[] | undefined;
   /**
-   * How many prompts are read in one call at most. With 1, the bits of a sequence's logits do not depend on what else is held; more is
-   * faster for many short prompts. Default 1.
+   * Whether the bits of a sequence's logits must not depend on what else is held: then each prompt is read alone, and decoding always uses one
+   * program. Without it, prompts and replies share steps of several sizes, and the order of sums inside a product may change with the
+   * size. Default false.
    */
-  readonly group?: number | undefined;
+  readonly reproducible?: boolean | undefined;
   /** Of the matrix products. Default f32: while decoding, reading the weights takes the time, not multiplying them. */
   readonly precision?: Precision | undefined;
+  /** What keys and values are rounded to. Default f32. */
+  readonly cache?: PageType | undefined;
+  /** Tokens that all sequences together can hold; default `slots` times the capacity. Memory is taken as it is needed. */
+  readonly cacheTokens?: number | undefined;
+  /** Whether texts that begin alike share what was read of them. Default false. */
+  readonly prefixes?: boolean | undefined;
+  /** Most tokens of a reply that may be guessed ahead and checked in one step. Default 0. */
+  readonly ahead?: number | undefined;
 }
 
 const CHUNKS = [16, 32, 64, 128, 256];
+/** A step costs about as much before its first token (weights are read) as this many tokens cost: that much padding is cheaper than a step more. */
+const WORTH = 16;
 
 /** The next tokens of the sequence in a slot. */
 export interface Piece {
   readonly slot: number;
   readonly ids: readonly number[];
+  /** After how many of its last tokens logits are wanted. Default 1. */
+  readonly wanted?: number | undefined;
 }
 
 type StepArguments = [
   model: LanguageModel,
   cache: Cache,
-  /** i32 (batch, time) each; `end` is one past the last key that is seen, 0 for padding. */
-  input: { ids: Tensor<"i32">; positions: Tensor<"i32">; end: Tensor<"i32"> },
-  /** i32 (batch): where the last token of each row is in the flattened batch. */
-  last: Tensor<"i32">,
-  /** i32 (batch): slots; none where rows and slots are the same. */
-  rows: Tensor<"i32"> | undefined,
+  /** i32 (1, tokens) each: tokens of any mixture of sequences; the position of padding is -1. */
+  input: { ids: Tensor<"i32">; positions: Tensor<"i32">; rows: Tensor<"i32"> },
+  /** i32 (rows): the tokens after which logits are wanted. */
+  wanted: Tensor<"i32">,
 ];
 
+/** A sequence that is held. */
+interface Held {
+  /** In the order of its positions. */
+  readonly pages: number[];
+  readonly ids: number[];
+  /** Pages of its own or shared that are in the tree of texts. */
+  readonly known: PrefixNode[];
+  /** Pages that it may still take. */
+  promised: number;
+}
+
 /**
- * Runs a language model over a fixed number of cached sequences. Every call is one of few programs: one that reads one token for all slots,
- * and one per length of a piece (two with a `group`). The cache is updated in place.
- *
- * A token that is only padding is written to the place after its sequence's last one, which nobody reads before the real next token is
- * written there.
+ * Runs a language model over cached sequences. One step takes the next tokens of any of them, one or many each, as one flat batch (as in
+ * Orca, Yu et al. 2022, and Sarathi, Agrawal et al. 2023), so that every call is one of few programs: one per size of a step. Keys and values
+ * are in pages that are given to sequences as they grow, and updated in place.
  */
 export class Decoder {
   readonly slots: number;
-  readonly chunks: readonly number[];
-  readonly group: number;
-  readonly #capacity: number | undefined;
+  /** Sizes of steps in tokens, ascending. */
+  readonly sizes: readonly number[];
+  readonly reproducible: boolean;
+  readonly ahead: number;
+  readonly #options: DecoderOptions;
   readonly #step: Jitted<StepArguments, { logits: Tensor; cache: Cache }>;
-  #held: { cache: Cache; config: string; capacity: number } | undefined;
-  /** Tokens in the cache, by slot. */
-  readonly #lengths: Int32Array;
+  #held: { cache: Cache; config: string; capacity: number; pool: PagePool } | undefined;
+  /** The model whose keys and values the pages hold. */
+  #model: WeakRef<LanguageModel> | undefined;
+  readonly #sequences: (Held | undefined)[];
+  #promised = 0;
 
   constructor(options: DecoderOptions) {
-    const { slots, chunks = CHUNKS, capacity } = options;
+    const { slots, chunks = CHUNKS, capacity, cacheTokens, ahead = 0 } = options;
     for (const [name, n] of [
       ["slots", slots],
       ["capacity", capacity ?? 1],
+      ["cache tokens", cacheTokens ?? 1],
+      ["tokens ahead", ahead + 1],
       ...chunks.map((n) => ["chunk", n]),
     ] as const)
       if (!(Number.isInteger(n) && (n as number) > 0))
         throw new InputError(`decoder: ${name} is ${n}; it must be a whole number above 0.`);
     this.slots = slots;
-    this.chunks = [...chunks].sort((a, b) => a - b);
-    this.group = Math.min(options.group ?? 1, slots);
-    this.#capacity = capacity;
-    this.#lengths = new Int32Array(slots);
+    this.ahead = ahead;
+    this.reproducible = options.reproducible ?? false;
+    this.#options = options;
+    const few = this.reproducible ? [] : [1, 4].flatMap((n) => (n < slots ? [n, n * (ahead + 1)] : []));
+    this.sizes = [...new Set([...few, slots, slots * (ahead + 1), ...chunks])].sort((a, b) => a - b);
+    this.#sequences = new Array(slots);
     this.#step = jit(
-      (model, cache, { ids, positions, end }, last, rows) => {
-        const out = model.hidden(ids, { cache, positions, end, rows });
-        const [batch, time, width] = out.hidden.shape as [number, number, number];
-        // Only the last position of each row: the unembedding is the largest product of a small model.
-        const read =
-          time === 1 ? out.hidden.reshape(batch, width) : take(out.hidden.reshape(batch * time, width), last);
-        return { logits: logits(model, read), cache: out.cache! };
+      (model, cache, input, wanted) => {
+        const out = model.hidden(input.ids, { ...input, cache });
+        const [, tokens, width] = out.hidden.shape as [number, number, number];
+        const flat = out.hidden.reshape(tokens, width);
+        // Only where they are wanted: the unembedding is the largest product of a small model.
+        return { logits: logits(model, take(flat, wanted)), cache: out.cache! };
       },
       { donate: [1], precision: options.precision ?? "f32", name: "generate" },
     );
@@ -90,7 +119,7 @@ export class Decoder {
   /** Tokens of the longest sequence with this model. */
   capacityFor(model: LanguageModel): number {
     const { context } = model.config;
-    const capacity = this.#capacity ?? context;
+    const capacity = this.#options.capacity ?? context;
     if (capacity > context)
       throw new InputError(`generate: a capacity of ${capacity} tokens, but the model was made for ${context}.`);
     return capacity;
@@ -101,117 +130,195 @@ export class Decoder {
     return this.#step.programs;
   }
 
-  /** Bytes of the cache that is held now. */
+  /** Bytes of the pages that sequences hold or that are kept for later ones. */
   get cacheBytes(): number {
-    return this.#held?.cache.layers.reduce((n, { k, v }) => n + k.bytes + v.bytes, 0) ?? 0;
+    const { held, kept } = this.pages;
+    return this.#held && this.#model ? (held + kept) * this.#pageBytes(this.#held) : 0;
+  }
+  #pageBytes({ cache }: { cache: Cache }): number {
+    const { k } = cache.layers[0]!;
+    const [, groups, width] = k.shape as [number, number, number];
+    return pageBytes({ layers: cache.layers.length, groups, width, type: this.#options.cache });
   }
 
-  /** How many of `left` tokens the next piece holds: all that fit the largest chunk. Depends on nothing else, so that bits do not. */
+  get pages(): PageCounts {
+    return this.#held?.pool.counts ?? { total: 0, held: 0, kept: 0 };
+  }
+  /** Tokens of prompts so far, and how many of them were found among those that were read before. */
+  get prefixTokens(): { readonly asked: number; readonly found: number } {
+    return this.#held?.pool.tokens ?? { asked: 0, found: 0 };
+  }
+
+  /** The size of the step that is best for `n` tokens: with a little padding, or with fewer tokens than there are. */
+  sizeFor(n: number): number {
+    const up = this.sizes.find((size) => size >= n);
+    if (up === undefined) return this.sizes.at(-1)!;
+    const down = this.sizes.findLast((size) => size <= n);
+    return up - n <= WORTH || down === undefined ? up : down;
+  }
+
+  /** How many of `left` tokens of a prompt the next piece holds when it is read alone. */
   pieceLength(left: number): number {
-    return Math.min(left, this.chunks.at(-1)!);
+    return Math.min(left, this.sizeFor(left));
   }
 
-  /** Empties a slot. */
-  clear(slot: number): void {
-    this.#lengths[slot] = 0;
-  }
-
-  /**
-   * Reads one piece of each of some prompts, at most `group`, each in its own slot.
-   * @returns the logits after the last token of each piece, each (vocabulary)
-   */
-  async prefill(model: LanguageModel, pieces: readonly Piece[]): Promise<Float32Array[]> {
-    const rows = pieces.length === 1 ? 1 : this.group;
-    if (pieces.length === 0 || pieces.length > rows)
-      throw new StateError(`prefill: ${pieces.length} pieces at once; it must be 1 to ${this.group}.`);
-    const longest = Math.max(...pieces.map(({ ids }) => ids.length));
-    const chunk = this.chunks.find((n) => n >= longest);
-    if (chunk === undefined || longest === 0)
-      throw new StateError(`prefill: a piece of ${longest} tokens; it must be 1 to ${this.chunks.at(-1)}.`);
-    const slots = pieces.map(({ slot }) => slot);
-    // Rows that nobody needs pass over slots that are not otherwise in the batch.
-    for (let slot = 0; slots.length < rows; slot++) if (!slots.includes(slot)) slots.push(slot);
-    const all = await this.#run(
-      model,
-      slots,
-      pieces.map(({ ids }) => ids),
-      chunk,
-    );
-    return pieces.map((_, i) => all[i]!);
+  /** Whether a sequence of at most `tokens` tokens would find pages. */
+  hasRoomFor(model: LanguageModel, tokens: number): boolean {
+    const { pool } = this.#prepare(model);
+    return Math.ceil(tokens / PAGE) <= pool.available - this.#promised;
   }
 
   /**
-   * Reads one token in each slot that has one.
-   * @param tokens by slot; -1 where there is none
-   * @returns the logits after them, by slot, each (vocabulary); meaningless for slots without a token
+   * Gives a slot to a sequence.
+   * @param ids its prompt
+   * @param most tokens that it can grow to
+   * @returns how many tokens of the prompt are known already and need not be read; at least one is left
    */
-  decode(model: LanguageModel, tokens: Int32Array): Promise<Float32Array[]> {
-    const pieces = Array.from(tokens, (id) => (id < 0 ? [] : [id]));
-    return this.#run(model, undefined, pieces, 1);
-  }
-
-  /** @param slots of the rows; undefined: row i is slot i */
-  async #run(
-    model: LanguageModel,
-    slots: readonly number[] | undefined,
-    pieces: readonly (readonly number[])[],
-    time: number,
-  ): Promise<Float32Array[]> {
-    const { capacity } = this.#prepare(model);
-    const batch = slots?.length ?? this.slots;
-    const ids = new Int32Array(batch * time);
-    const positions = new Int32Array(batch * time);
-    const end = new Int32Array(batch * time);
-    const last = new Int32Array(batch);
-    for (let row = 0; row < batch; row++) {
-      const slot = slots?.[row] ?? row;
-      const piece = pieces[row] ?? [];
-      const from = this.#lengths[slot]!;
-      if (from + piece.length > capacity)
-        throw new StateError(
-          `generate: slot ${slot} holds ${from} of ${capacity} tokens, and ${piece.length} more came.`,
-        );
-      const base = row * time;
-      for (let t = 0; t < time; t++) {
-        const real = t < piece.length;
-        if (real) ids[base + t] = piece[t]!;
-        positions[base + t] = Math.min(from + Math.min(t, piece.length), capacity - 1);
-        end[base + t] = real ? from + t + 1 : 0;
-      }
-      last[row] = base + Math.max(piece.length - 1, 0);
+  begin(model: LanguageModel, slot: number, ids: readonly number[], most: number): number {
+    const { pool } = this.#prepare(model);
+    if (this.#sequences[slot]) throw new StateError(`generate: slot ${slot} is in use.`);
+    const known = this.#options.prefixes ? pool.find(ids, ids.length - 1) : [];
+    const promised = Math.ceil(most / PAGE) - known.length;
+    if (promised > pool.available - this.#promised) {
+      for (const { page } of known) pool.release(page);
+      throw new StateError(
+        `generate: a sequence of ${most} tokens needs ${promised} pages, and ${pool.available - this.#promised} are left.`,
+      );
     }
-    const shape = [batch, time];
-    const i32 = (data: Int32Array, s: readonly number[]) => tensor(data, { shape: s }) as Tensor<"i32">;
-    const input = { ids: i32(ids, shape), positions: i32(positions, shape), end: i32(end, shape) };
-    const at = i32(last, [batch]);
-    const rows = slots && i32(Int32Array.from(slots), [batch]);
+    this.#promised += promised;
+    this.#sequences[slot] = {
+      pages: known.map(({ page }) => page),
+      ids: ids.slice(0, known.length * PAGE),
+      known,
+      promised,
+    };
+    return known.length * PAGE;
+  }
+
+  /** Empties a slot. What was read of its text may still be found by others. */
+  clear(slot: number): void {
+    const held = this.#sequences[slot];
+    if (!held) return;
+    this.#sequences[slot] = undefined;
+    this.#promised -= held.promised;
+    // Back to front, so that the end of a text is given up before its beginning.
+    for (const page of held.pages.reverse()) this.#held?.pool.release(page);
+  }
+
+  /** Tokens of the sequence in a slot. */
+  lengthOf(slot: number): number {
+    return this.#sequences[slot]?.ids.length ?? 0;
+  }
+
+  /** Takes back the last tokens of a sequence, down to `length`; they may not be known to others. */
+  rewind(slot: number, length: number): void {
+    const held = this.#sequences[slot];
+    if (held) held.ids.length = Math.min(length, held.ids.length);
+  }
+
+  /** Says that the tokens of a sequence are there to stay, so that other texts may share its full pages. */
+  settle(slot: number): void {
+    const [held, pool] = [this.#sequences[slot], this.#held?.pool];
+    if (!held || !pool || !this.#options.prefixes) return;
+    for (let block = held.known.length; (block + 1) * PAGE <= held.ids.length; block++)
+      held.known.push(pool.remember(held.pages[block]!, held.known.at(-1), held.ids, block * PAGE));
+  }
+
+  /**
+   * Reads the next tokens of some sequences.
+   * @param size of the step; default the smallest that holds them
+   * @returns per piece its wanted logits, in the order of its tokens, each (vocabulary)
+   */
+  async step(model: LanguageModel, pieces: readonly Piece[], size?: number): Promise<Float32Array[][]> {
+    const { capacity, pool } = this.#prepare(model);
+    const count = pieces.reduce((n, { ids }) => n + ids.length, 0);
+    const wantedCount = pieces.reduce((n, { wanted = 1 }) => n + wanted, 0);
+    const tokens = size ?? this.sizes.find((n) => n >= count);
+    if (tokens === undefined || count === 0)
+      throw new StateError(`generate: a step of ${count} tokens; it must be 1 to ${this.sizes.at(-1)}.`);
+    const rows = this.#rowsFor(tokens, wantedCount);
+    const ids = new Int32Array(tokens);
+    const positions = new Int32Array(tokens).fill(-1);
+    const slots = new Int32Array(tokens);
+    const wanted = new Int32Array(rows);
+    let at = 0;
+    let row = 0;
+    for (const piece of pieces) {
+      const held = this.#sequences[piece.slot];
+      const from = held?.ids.length ?? 0;
+      if (!held || from + piece.ids.length > capacity)
+        throw new StateError(
+          `generate: slot ${piece.slot} holds ${from} of ${capacity} tokens, and ${piece.ids.length} more came.`,
+        );
+      for (const id of piece.ids) {
+        ids[at] = id;
+        positions[at] = held.ids.length;
+        slots[at++] = piece.slot;
+        held.ids.push(id);
+      }
+      while (held.pages.length * PAGE < held.ids.length) {
+        held.pages.push(pool.take());
+        held.promised--;
+        this.#promised--;
+      }
+      for (let i = piece.wanted ?? 1; i > 0; i--) wanted[row++] = at - i;
+    }
+    const table = this.#table(capacity);
+    const i32 = (data: Int32Array, shape: readonly number[]) => tensor(data, { shape }) as Tensor<"i32">;
+    const input = { ids: i32(ids, [1, tokens]), positions: i32(positions, [1, tokens]), rows: i32(slots, [1, tokens]) };
+    const places = i32(wanted, [rows]);
     const held = this.#held!;
     let result: { logits: Tensor; cache: Cache } | undefined;
     try {
-      result = this.#step(model, held.cache, input, at, rows);
+      const before = held.cache.table;
+      result = this.#step(model, held.cache.with(table), input, places);
+      before.dispose();
       this.#held = { ...held, cache: result.cache };
-      for (let row = 0; row < batch; row++) this.#lengths[slots?.[row] ?? row]! += pieces[row]?.length ?? 0;
       const data = (await result.logits.data()) as Float32Array;
       const width = result.logits.shape[1]!;
-      return Array.from({ length: batch }, (_, row) => data.subarray(row * width, (row + 1) * width));
+      let next = 0;
+      return pieces.map((piece) =>
+        Array.from({ length: piece.wanted ?? 1 }, () => data.subarray(next * width, ++next * width)),
+      );
     } catch (error) {
       // What the cache holds is not known any more.
       this.release();
       throw error;
     } finally {
-      dispose([input, at, rows, result?.logits]);
+      dispose([input, places, result?.logits]);
     }
   }
 
-  #prepare(model: LanguageModel): { capacity: number } {
+  #rowsFor(tokens: number, wanted: number): number {
+    const rows = Math.min(tokens, this.slots);
+    return wanted <= rows ? rows : Math.min(tokens, this.slots * (this.ahead + 1));
+  }
+
+  #table(capacity: number): Tensor<"i32"> {
+    const blocks = Math.ceil(capacity / PAGE);
+    const table = new Int32Array(this.slots * blocks);
+    for (const [slot, held] of this.#sequences.entries()) if (held) table.set(held.pages, slot * blocks);
+    return tensor(table, { shape: [this.slots, blocks] }) as Tensor<"i32">;
+  }
+
+  #prepare(model: LanguageModel): { capacity: number; pool: PagePool } {
+    if (this.#held && this.#model?.deref() === model) return this.#held;
     const config = JSON.stringify(model.config);
     if (this.#held?.config !== config) {
-      if (this.#lengths.some((n) => n > 0))
+      if (this.#sequences.some((held) => held))
         throw new StateError("generate: the model changed its form while sequences of another one are held.");
       this.release();
       const capacity = this.capacityFor(model);
-      this.#held = { cache: emptyCache(model.config, this.slots, capacity), config, capacity };
+      const blocks = Math.ceil(capacity / PAGE);
+      const pages = Math.min(
+        this.slots * blocks,
+        Math.max(blocks, Math.ceil((this.#options.cacheTokens ?? this.slots * capacity) / PAGE)),
+      );
+      const cache = emptyCache(model.config, this.slots, capacity, { type: this.#options.cache, pages });
+      this.#held = { cache, config, capacity, pool: new PagePool(pages, PAGE) };
     }
+    this.#held.pool.forgetAll();
+    this.#model = new WeakRef(model);
     return this.#held;
   }
 
@@ -219,7 +326,9 @@ export class Decoder {
   release(): void {
     if (this.#held) dispose(this.#held.cache);
     this.#held = undefined;
-    this.#lengths.fill(0);
+    this.#model = undefined;
+    this.#sequences.fill(undefined);
+    this.#promised = 0;
   }
 
   /** Gives the cache and the compiled programs back. */
@@ -230,4 +339,9 @@ export class Decoder {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** Bytes of a model's cache for `tokens` tokens. */
+export function cacheBytesOf(model: LanguageModel, tokens: number, type?: PageType): number {
+  return Math.ceil(tokens / PAGE) * pageBytes({ ...cacheShape(model.config), type });
 }

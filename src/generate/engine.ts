@@ -20,8 +20,8 @@ export interface EngineOptions extends Partial<DecoderOptions> {
 
 /** Sequences at the same time, unless told otherwise: as many as the server runs. */
 const SLOTS = 8;
-/** Short pieces, so that a long prompt does not hold up the replies that are being written. */
-const CHUNKS = [16, 64];
+/** Not too long, so that a long prompt does not hold up the replies that are being written. */
+const CHUNKS = [16, 64, 128, 256];
 
 interface Waiting {
   readonly sequence: Sequence;
@@ -55,7 +55,12 @@ export class ReplyEngine {
       );
     this.model = model;
     this.tokenizer = tokenizer;
-    this.#decoder = new Decoder({ ...options, slots: options.slots ?? SLOTS, chunks: options.chunks ?? CHUNKS });
+    this.#decoder = new Decoder({
+      ...options,
+      slots: options.slots ?? SLOTS,
+      chunks: options.chunks ?? CHUNKS,
+      prefixes: options.prefixes ?? true,
+    });
     this.#decoder.capacityFor(model);
     this.#batch = new ContinuousBatch(this.#decoder);
     this.#endIds = new Set(options.endIds ?? endIdsOf(model, tokenizer));
@@ -128,6 +133,7 @@ export class ReplyEngine {
       seed,
       stream: 0,
       measure: false,
+      maxTokens: most,
       accept: ({ token }) => {
         count++;
         const ended = this.#endIds.has(token);
@@ -159,7 +165,8 @@ export class ReplyEngine {
   async #run(): Promise<void> {
     while (this.#waiting.length > 0 || this.#batch.size > 0) {
       try {
-        while (this.#waiting.length > 0 && this.#batch.hasRoom) this.#admit(this.#waiting.shift()!);
+        while (this.#waiting[0] && this.#batch.hasRoomFor(this.model, this.#waiting[0].sequence))
+          this.#admit(this.#waiting.shift()!);
         await this.#batch.step(this.model);
       } catch (error) {
         // The device failed: every reply in the batch is lost, those that wait may still work.

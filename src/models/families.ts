@@ -1,5 +1,6 @@
 import { type Cache, makeCache } from "../nn/cache.ts";
 import { InputError } from "../tensor/errors.ts";
+import type { PageType } from "../tensor/ops/paged.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { gptFromHub, gptIgnores, gptMapping, gptToHub } from "./gpt/convert.ts";
 import { buildGPT, initGPT } from "./gpt/model.ts";
@@ -53,14 +54,24 @@ export function modelSkeleton(config: ModelConfig): LanguageModel {
 }
 
 /**
- * A key and value cache for `slots` sequences of at most `capacity` tokens, f32, zeros.
+ * A key and value cache for `slots` sequences of at most `capacity` tokens.
  * @throws InputError if the model has no positions for that many
  */
-export function emptyCache(config: ModelConfig, slots: number, capacity: number): Cache {
-  const { layers, context } = config;
-  if (config.family === "llama")
-    return makeCache({ layers, slots, capacity, groups: config.kvHeads, width: config.headWidth });
-  if (capacity > context)
+export function emptyCache(
+  config: ModelConfig,
+  slots: number,
+  capacity: number,
+  options: { readonly type?: PageType | undefined; readonly pages?: number | undefined } = {},
+): Cache {
+  const { context } = config;
+  if (config.family === "gpt" && capacity > context)
     throw new InputError(`cache: a capacity of ${capacity} tokens, but the model has only ${context} positions.`);
-  return makeCache({ layers, slots, capacity, groups: config.heads, width: config.width / config.heads });
+  return makeCache({ ...cacheShape(config), slots, capacity, ...options });
+}
+
+/** What one position of a model's cache holds. */
+export function cacheShape(config: ModelConfig): { layers: number; groups: number; width: number } {
+  const { layers } = config;
+  if (config.family === "llama") return { layers, groups: config.kvHeads, width: config.headWidth };
+  return { layers, groups: config.heads, width: config.width / config.heads };
 }

@@ -2,7 +2,7 @@ export { type BertConfig, bertBase, bertConfig } from "./bert/config.ts";
 export { Bert, type BertContext, BertLayer, initBert, MaskedHead, maskedLanguageModelLoss } from "./bert/model.ts";
 export { parseConfig, type SpecialTokens } from "./config.ts";
 export { type Encoder, loadEncoder, saveEncoder } from "./encoder.ts";
-export { configFromHub, configToHub, emptyCache, initModel, mappingOf, modelSkeleton } from "./families.ts";
+export { cacheShape, configFromHub, configToHub, emptyCache, initModel, mappingOf, modelSkeleton } from "./families.ts";
 export { loadConfig, loadModel, saveModel } from "./folder.ts";
 export { type GPTConfig, gptConfig } from "./gpt/config.ts";
 export { GPT, GPTBlock, initGPT } from "./gpt/model.ts";

@@ -16,7 +16,8 @@ export function checkIds(
   if (ids.rank !== 2 || ids.dtype !== "i32")
     throw new ShapeError(`language model: ids must be i32 (batch, time), got ${ids.dtype}${show(ids.shape)}.`);
   const [batch, time] = ids.shape as [number, number];
-  if (time > config.context)
+  // With a cache, the tokens of a row may belong to several sequences.
+  if (time > config.context && !context.cache)
     throw new InputError(
       `language model: the rows hold ${time} tokens, but this model was made for at most ${config.context} (config.context). Cut the rows.`,
     );

@@ -1,9 +1,9 @@
-import { iota } from "../tensor/ops/creation.ts";
-import { type AttentionOptions, attention, packedAttention, rotary } from "../tensor/ops/nn.ts";
-import { broadcastTo, concatenate } from "../tensor/ops/structure.ts";
+import { type AttentionOptions, packedAttention, rotary } from "../tensor/ops/nn.ts";
+import { type Pages, pagedAttention, pageWrite } from "../tensor/ops/paged.ts";
+import { concatenate } from "../tensor/ops/structure.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Module } from "../tensor/tree.ts";
-import { type LayerCache, readCache, writeCache } from "./cache.ts";
+import { type LayerCache, placesIn } from "./cache.ts";
 import type { Context } from "./context.ts";
 import type { Linear } from "./linear.ts";
 import type { RotaryAngles } from "./rotary.ts";
@@ -51,9 +51,9 @@ export class SelfAttention extends Module {
 
   /**
    * @param x (batch, time, width)
-   * @returns (batch, time, width), and the layer's cache with the new keys and values if there was one
+   * @returns (batch, time, width), and the layer's pages with the new keys and values if there was a cache
    */
-  forward(x: Tensor, context: LayerContext): [y: Tensor, cache: LayerCache | undefined] {
+  forward(x: Tensor, context: LayerContext): [y: Tensor, pages: Pages | undefined] {
     const [batch, time] = x.shape as [number, number];
     const { heads, groups } = this;
     const all = heads + 2 * groups;
@@ -73,19 +73,12 @@ export class SelfAttention extends Module {
       return [this.join(packedAttention(joint, heads, groups, options)), undefined];
     }
 
-    const positions = broadcastTo(context.positions ?? iota([1, time], 1), [batch, time]) as Tensor<"i32">;
-    const keys = (turned ?? packed).slice(2, heads, seen);
-    const cache = {
-      k: writeCache(context.cache.k, keys, positions, context.rows),
-      v: writeCache(context.cache.v, packed.slice(2, seen), positions, context.rows),
-    };
-    const y = attention(
-      (turned ?? packed).slice(2, 0, heads),
-      readCache(cache.k, batch, context.rows),
-      readCache(cache.v, batch, context.rows),
-      { ...options, end: context.end ?? positions.add(1) },
-    );
-    return [this.join(y), cache];
+    const places = placesIn(context.cache.table, [batch, time], context);
+    const flat = (h: Tensor): Tensor => h.reshape(batch * time, ...h.shape.slice(2));
+    const [turnedRows, rows] = [flat(turned ?? packed), flat(packed)];
+    const pages = pageWrite(context.cache.pages, turnedRows, rows, places, { keyHead: heads, valueHead: seen });
+    const y = pagedAttention(turnedRows, pages, places, { heads });
+    return [this.join(y.reshape(batch, time, heads, y.shape[2]!)), pages];
   }
 
   /** (batch, time, heads, head width) -> (batch, time, width) */

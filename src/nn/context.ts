@@ -7,17 +7,23 @@ export interface Context {
   readonly training?: boolean | undefined;
   /** Random key of this pass, i32 (2). */
   readonly key?: Tensor<"i32"> | undefined;
-  /** Position of each token in its sequence, i32 (batch, time), or (1, time) for all rows; default 0, 1, ... time - 1. */
+  /**
+   * Position of each token in its sequence, i32 (batch, time), or (1, time) for all rows; default 0, 1, ... time - 1. With a cache, a
+   * negative one is padding: it is not kept, and nobody sees it.
+   */
   readonly positions?: Tensor<"i32"> | undefined;
   /**
    * The first key that each query sees, i32 (batch, time): the start of its document in a packed row, or the end of its padding at the
-   * left. Default 0. Keys are counted along the row, or along the cache's capacity if there is a cache.
+   * left. Default 0. Keys are counted along the row. Not with a cache.
    */
   readonly first?: Tensor<"i32"> | undefined;
-  /** One past the last key that each query sees, i32 (batch, time); default its own place + 1, which is causal attention. */
+  /** One past the last key that each query sees, i32 (batch, time); default its own place + 1, which is causal attention. Not with a cache. */
   readonly end?: Tensor<"i32"> | undefined;
   /** Keys and values of earlier tokens; the new ones are written at `positions`. */
   readonly cache?: Cache | undefined;
-  /** Which row of the cache each row of the batch is, i32 (batch); default the row of the same number. No row may appear twice. */
+  /**
+   * The slot of the cache that each row of the batch belongs to, i32 (batch), or each token, i32 (batch, time); default the slot of the
+   * row's number. Tokens of one slot must be at different positions.
+   */
   readonly rows?: Tensor<"i32"> | undefined;
 }

@@ -1,5 +1,5 @@
 export { type AttentionSizes, type LayerContext, SelfAttention } from "./attention.ts";
-export { Cache, type CacheShape, type LayerCache, makeCache, readCache, writeCache } from "./cache.ts";
+export { Cache, type CacheShape, type LayerCache, makeCache, PAGE, pageBytes, placesIn } from "./cache.ts";
 export type { Context } from "./context.ts";
 export { Embedding, initEmbedding } from "./embedding.ts";
 export { initLinear, Linear } from "./linear.ts";

@@ -71,6 +71,7 @@ export {
   swiglu,
 } from "./ops/nn.ts";
 export { adamwUpdate, globalNorm } from "./ops/optimizer.ts";
+export { type Pages, type PageType, type Places, pagedAttention, pageWrite } from "./ops/paged.ts";
 export { bernoulli, dropout, foldIn, gumbel, normal, randomBits, randomKey, splitKey, uniform } from "./ops/random.ts";
 export { all, any, logSumExp, max, mean, min, product, reduce, sum, variance } from "./ops/reduction.ts";
 export * from "./ops/sort.ts";

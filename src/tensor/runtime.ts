@@ -39,6 +39,8 @@ export interface Runtime {
   ): Tensor[];
   compile(graph: Graph, options: CompileOptions): Compiled;
   upload(data: HostArray, dtype: DType): Storage;
+  /** Memory with undefined contents. */
+  allocate(bytes: number): Storage;
 }
 
 let installed: Runtime | undefined;

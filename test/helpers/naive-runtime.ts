@@ -119,6 +119,10 @@ export class NaiveRuntime implements Runtime {
   upload(...[data, dtype]: Parameters<Runtime["upload"]>): BufferStorage {
     return new BufferStorage(this.#backend, this.#backend.upload(data, dtype));
   }
+
+  allocate(bytes: number): BufferStorage {
+    return new BufferStorage(this.#backend, this.#backend.allocate(bytes));
+  }
 }
 
 class BufferStorage {

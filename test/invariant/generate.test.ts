@@ -76,7 +76,7 @@ describe.each(backends.map((b) => [b.name, b] as const))("%s", (_name, backend) 
     test("a sampled row of a batch is the same to the last bit in other company", async () => {
       const prompts = promptsOf([3, 8, 1, 5, 2, 6], model.config.vocabulary);
       const sampling = { temperature: 1.3, topP: 0.95, repetitionPenalty: 1.1, seed: 11, maxTokens: 10 };
-      const wide = { slots: 4, chunks: [8], capacity: 24, group: 1 };
+      const wide = { slots: 4, chunks: [8], capacity: 24, reproducible: true };
       using generator = new Generator(wide);
       const together = await generator.run(model, prompts, sampling);
       // The others' prompts are cut to one token, so that slots and steps are shared differently.

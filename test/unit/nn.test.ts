@@ -1,10 +1,11 @@
 import { beforeAll, describe, expect, test } from "vitest";
 import { lower, useBackend } from "../../src/engine/index.ts";
 import { emptyCache, gptConfig, initModel, type LanguageModel, llamaConfig, logits } from "../../src/models/index.ts";
-import { type Cache, makeCache, readCache, rotaryAngles, rotaryFrequencies, writeCache } from "../../src/nn/index.ts";
+import { type Cache, makeCache, placesIn, rotaryAngles, rotaryFrequencies } from "../../src/nn/index.ts";
 import { jit, traceCall } from "../../src/tensor/jit.ts";
 import { zeros } from "../../src/tensor/ops/creation.ts";
 import { rotary } from "../../src/tensor/ops/nn.ts";
+import { pageWrite } from "../../src/tensor/ops/paged.ts";
 import { normal, randomKey } from "../../src/tensor/ops/random.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
 import { dispose, tensors } from "../../src/tensor/tree.ts";
@@ -84,27 +85,36 @@ describe("rotary positions", () => {
 });
 
 describe("the key and value cache", () => {
-  test("takes tokens at their slot and position, and leaves out those placed beyond its capacity", async () => {
-    const write = jit((c: Tensor, x: Tensor, p: Tensor<"i32">, r: Tensor<"i32">) => writeCache(c, x, p, r));
+  test("takes tokens at their slot and position; padding and places beyond its capacity are left out", async () => {
+    // Two sequences of one page each; the second one's pages come first.
+    const write = jit((k: Tensor, v: Tensor, x: Tensor, table: Tensor<"i32">, p: Tensor<"i32">, r: Tensor<"i32">) =>
+      pageWrite({ k, v }, x, x, placesIn(table, [2, 3], { positions: p, rows: r, first: undefined, end: undefined })),
+    );
     const parts = [
-      zeros([3, 2, 1, 1]),
-      tensor([
-        [[[1]], [[2]]],
-        [[[3]], [[4]]],
-      ]),
-      i32([2, 2], [0, 1, 1, 2]),
-      i32([2], [2, 0]),
+      zeros([2, 1, 1, 16]),
+      zeros([2, 1, 16, 1]),
+      tensor([[[1]], [[2]], [[3]], [[4]], [[5]], [[6]]]),
+      i32([2, 1], [1, 0]),
+      i32([2, 3], [0, 1, 16, 2, -1, 0]),
+      i32([2], [1, 0]),
     ] as const;
     const out = write(...parts);
-    expect(await out.numbers()).toEqual([0, 3, 0, 0, 1, 2]);
+    const rows = [
+      [1, 2, ...new Array(14).fill(0)],
+      [6, 0, 4, ...new Array(13).fill(0)],
+    ].flat();
+    expect(await out.k.numbers()).toEqual(rows);
+    expect(await out.v.numbers()).toEqual(rows);
     dispose([[...parts], out]);
     write.release();
   });
 
-  test("refuses a batch larger than its slots", () => {
-    const cache = makeCache({ layers: 1, slots: 2, capacity: 3, groups: 1, width: 1 });
-    expect(() => readCache(cache.layers[0]!.k, 3, undefined)).toThrow(/a batch of 3 does not fit the 2 slots/);
-    dispose(cache);
+  test("refuses a batch larger than its slots, and masks beside it", () => {
+    const { table, layers } = makeCache({ layers: 1, slots: 2, capacity: 3, groups: 1, width: 1 });
+    const none = { positions: undefined, rows: undefined, first: undefined, end: undefined };
+    expect(() => placesIn(table, [3, 1], none)).toThrow(/a batch of 3 does not fit the 2 slots/);
+    expect(() => placesIn(table, [1, 1], { ...none, end: table })).toThrow(/leave out context.first and context.end/);
+    dispose([table, [...layers]]);
   });
 
   const sizes = { vocabulary: 20, context: 16, layers: 2, width: 16 };
@@ -125,7 +135,7 @@ describe("the key and value cache", () => {
     }, args);
     const donated = args.flatMap((arg, i) => tensors(arg).map(() => i === 1));
     const program = lower(graph, backend, { matmul: "f32", optimize: true, donated });
-    expect(program.aliases.length).toBe(4);
+    expect(program.aliases.length).toBe(5); // keys and values of two layers, and the table
     expect(program.instructions.filter((i) => i.op === "copy")).toEqual([]);
     dispose([...args]);
   });

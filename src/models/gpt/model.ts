@@ -1,5 +1,5 @@
 import { SelfAttention } from "../../nn/attention.ts";
-import { Cache, type LayerCache } from "../../nn/cache.ts";
+import type { LayerCache } from "../../nn/cache.ts";
 import type { Context } from "../../nn/context.ts";
 import { type Embedding, initEmbedding } from "../../nn/embedding.ts";
 import { initLinear, Linear } from "../../nn/linear.ts";
@@ -7,6 +7,7 @@ import { MLP } from "../../nn/mlp.ts";
 import { initLayerNorm, type LayerNorm } from "../../nn/norm.ts";
 import { jit } from "../../tensor/jit.ts";
 import { iota } from "../../tensor/ops/creation.ts";
+import type { Pages } from "../../tensor/ops/paged.ts";
 import { dropout, normal, splitKey } from "../../tensor/ops/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { scope } from "../../tensor/trace.ts";
@@ -34,7 +35,7 @@ export class GPTBlock extends Module {
   }
 
   /** @param x (batch, time, width) */
-  forward(x: Tensor, context: Context, cache?: LayerCache): [y: Tensor, cache: LayerCache | undefined] {
+  forward(x: Tensor, context: Context, cache?: LayerCache): [y: Tensor, pages: Pages | undefined] {
     const [k1, k2, k3] = context.training && context.key ? splitKey(context.key, 3) : [];
     const drop = (y: Tensor, key: Tensor | undefined) => (key ? dropout(y, key, this.dropout) : y);
     const [attended, next] = scope("attention", () =>
@@ -83,16 +84,16 @@ export class GPT extends Module implements LanguageModel {
       const keys = layerKeys(context, this.h.length);
       let x = scope("embedding", () => this.tokens.forward(ids).add(this.positions.forward(places)));
       if (keys) x = dropout(x, keys.embedding, this.config.dropout.embedding);
-      const layers: LayerCache[] = [];
+      const layers: Pages[] = [];
       this.h.forEach((block, i) => {
         const [y, next] = scope(`h.${i}`, () =>
-          block.forward(x, { ...context, key: keys?.layers[i] }, context.cache?.layers[i]),
+          block.forward(x, { ...context, key: keys?.layers[i] }, context.cache?.layer(i)),
         );
         x = y;
         if (next) layers.push(next);
       });
       const hidden = scope("norm", () => this.norm.forward(x));
-      return context.cache ? { hidden, cache: new Cache(layers) } : { hidden };
+      return context.cache ? { hidden, cache: context.cache.after(layers) } : { hidden };
     });
   }
 }

@@ -1,5 +1,5 @@
 import { SelfAttention } from "../../nn/attention.ts";
-import { Cache, type LayerCache } from "../../nn/cache.ts";
+import type { LayerCache } from "../../nn/cache.ts";
 import type { Context } from "../../nn/context.ts";
 import { type Embedding, initEmbedding } from "../../nn/embedding.ts";
 import { initLinear, Linear } from "../../nn/linear.ts";
@@ -7,6 +7,7 @@ import { SwiGLU } from "../../nn/mlp.ts";
 import { initRMSNorm, type RMSNorm } from "../../nn/norm.ts";
 import { type RotaryAngles, rotaryAngles } from "../../nn/rotary.ts";
 import { jit } from "../../tensor/jit.ts";
+import type { Pages } from "../../tensor/ops/paged.ts";
 import { normal, splitKey } from "../../tensor/ops/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { scope } from "../../tensor/trace.ts";
@@ -35,7 +36,7 @@ export class LlamaBlock extends Module {
     x: Tensor,
     context: Context & { readonly rotary: RotaryAngles },
     cache?: LayerCache,
-  ): [y: Tensor, cache: LayerCache | undefined] {
+  ): [y: Tensor, pages: Pages | undefined] {
     const [attended, next] = scope("attention", () =>
       this.attention.forward(this.norm1.forward(x), { ...context, cache }),
     );
@@ -80,16 +81,16 @@ export class Llama extends Module implements LanguageModel {
       const rotary = scope("rotary", () =>
         rotaryAngles(config.headWidth, config.rotary, context.positions ?? time, x.dtype),
       );
-      const layers: LayerCache[] = [];
+      const layers: Pages[] = [];
       this.h.forEach((block, i) => {
         const [y, next] = scope(`h.${i}`, () =>
-          block.forward(x, { ...context, rotary, key: keys?.layers[i] }, context.cache?.layers[i]),
+          block.forward(x, { ...context, rotary, key: keys?.layers[i] }, context.cache?.layer(i)),
         );
         x = y;
         if (next) layers.push(next);
       });
       const hidden = scope("norm", () => this.norm.forward(x));
-      return context.cache ? { hidden, cache: new Cache(layers) } : { hidden };
+      return context.cache ? { hidden, cache: context.cache.after(layers) } : { hidden };
     });
   }
 }

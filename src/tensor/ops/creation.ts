@@ -1,7 +1,8 @@
-import { type DType, type HostArray, hostArray, toBfloat16, toFloat16 } from "../dtype.ts";
+import { bytesPerElement, type DType, type HostArray, hostArray, toBfloat16, toFloat16 } from "../dtype.ts";
 import { ShapeError } from "../errors.ts";
 import type { Attributes } from "../graph.ts";
 import { defineOp } from "../op.ts";
+import { runtime } from "../runtime.ts";
 import { type Shape, show, size } from "../shape.ts";
 import { Tensor, uploadStorage } from "../tensor.ts";
 import { apply1, currentTrace } from "../trace.ts";
@@ -49,6 +50,16 @@ export function full<D extends DType = "f32">(shape: Shape, value: number, dtype
   const data = hostArray(type as DType, size(shape));
   data.fill(type === "bf16" ? toBfloat16(value) : type === "f16" ? toFloat16(value) : value);
   return Tensor.concrete(type, shape, uploadStorage(data, type));
+}
+
+/**
+ * Memory for numbers that are written before they are read; until then they are undefined. Large ones take no memory of the machine before
+ * they are written. Outside of traces only.
+ */
+export function uninitialized<D extends DType = "f32">(shape: Shape, dtype?: D): Tensor<D> {
+  const type = (dtype ?? "f32") as D;
+  if (currentTrace()) return zeros(shape, type);
+  return Tensor.concrete(type, shape, runtime().allocate(Math.max(size(shape), 1) * bytesPerElement(type)));
 }
 
 export function zeros<D extends DType = "f32">(shape: Shape, dtype?: D): Tensor<D> {
