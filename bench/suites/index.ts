@@ -1,8 +1,10 @@
 import type { Command } from "../../src/cli/command.ts";
 import { compare } from "./compare.ts";
+import { eventloop } from "./eventloop.ts";
 import { gemm } from "./gemm.ts";
 import { gpt } from "./gpt.ts";
+import { neighbour } from "./neighbour.ts";
 import { profile } from "./profile.ts";
 
 /** Every suite, in the order of `npm run bench -- --help`. */
-export const suites: readonly Command[] = [gpt, gemm, profile, compare];
+export const suites: readonly Command[] = [gpt, gemm, neighbour, eventloop, profile, compare];

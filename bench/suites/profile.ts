@@ -1,24 +1,49 @@
 import { z } from "zod";
 import { defineCommand } from "../../src/cli/command.ts";
-import { InputError } from "../../src/tensor/errors.ts";
-import { profile as profileWork } from "../profile.ts";
+import { profileNotes, profileResult, profileTable } from "../../src/cli/profile-view.ts";
+import { measurePeaks } from "../../src/engine/backends/native/peaks.ts";
+import { loadNativeBackend, Profiler, profileRows, useBackend } from "../../src/engine/index.ts";
+import { initGPT } from "../../src/models/index.ts";
+import { BackendError, InputError } from "../../src/tensor/errors.ts";
+import { randomKey } from "../../src/tensor/ops/random.ts";
+import { configOf, trainer } from "../step.ts";
 import { chooseWorks } from "../suite.ts";
-import { gptWorks } from "../works.ts";
+import { batches, gptWorks } from "../works.ts";
 
 const options = z.object({
   work: z.string().describe(`one of ${gptWorks.map((w) => w.name).join(", ")}`),
   precision: z.enum(["auto", "f32", "bf16"]).default("auto").describe("of the matmuls"),
   steps: z.number().int().min(1).default(5).describe("steps to profile"),
+  by: z.enum(["op", "shape", "scope"]).default("shape").describe("what makes a kind of kernel"),
 });
 
 export const profile = defineCommand({
   name: "profile",
-  summary: "where our training step spends its time, by kind of op and shapes",
+  summary: "where our training step spends its time; `howdah profile` does it for a recipe",
   options,
   positional: ["work"],
-  async run({ work, precision, steps }) {
-    const [only, ...more] = chooseWorks(gptWorks, work);
-    if (more.length > 0) throw new InputError(`${JSON.stringify(work)} names several works: say one.`);
-    return { ...(await profileWork(only!, precision, steps)) };
+  async run({ work: name, precision, steps, by }, { print, stdout }) {
+    const [work, ...more] = chooseWorks(gptWorks, name);
+    if (more.length > 0) throw new InputError(`${JSON.stringify(name)} names several works: say one.`);
+    const native = loadNativeBackend();
+    if ("missing" in native) throw new BackendError(native.missing);
+    const profiler = new Profiler(native);
+    useBackend(profiler.backend);
+    const model = initGPT(configOf(work!), randomKey(1));
+    const run = trainer(work!, model, batches(work!), profiler.backend, precision);
+    for (let i = 0; i < 2; i++) await run.step();
+    profiler.start();
+    const begun = performance.now();
+    for (let i = 0; i < steps; i++) await run.step();
+    const millisecondsPerStep = (performance.now() - begun) / steps;
+    const measured = await profiler.stop();
+    const peaks = await measurePeaks();
+    const rows = profileRows(measured, by, steps, peaks);
+    const columns = Math.max(stdout.columns ?? 100, 80);
+    for (const line of profileTable(rows, columns)) print(line);
+    print();
+    const about = { steps, millisecondsPerStep, peaks, threads: native.facts.threads };
+    for (const line of profileNotes(measured, rows, about, columns)) print(line);
+    return { work: work!.name, ...profileResult(measured, rows, about) };
   },
 });

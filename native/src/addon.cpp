@@ -347,12 +347,38 @@ napi_value js_run(const Arguments& arguments) {
   return nullptr;
 }
 
-/** profile(handle, on): takes effect for runs queued later, and sets the counters to zero. */
+/** profile(handle, on, trace): takes effect for runs queued later; counters and trace start empty. */
 napi_value js_profile(const Arguments& arguments) {
-  enqueue([executable = environment(arguments.env).executables.get(arguments.number(0)), on = arguments.boolean(1)] {
-    executable->profile(on);
+  enqueue([executable = environment(arguments.env).executables.get(arguments.number(0)), on = arguments.boolean(1),
+           trace = arguments.boolean(2)] {
+    executable->profile(on, trace);
+    record_busy(on && trace);
   });
   return nullptr;
+}
+
+napi_value array_of(napi_env env, const std::vector<double>& numbers) {
+  napi_value buffer, array;
+  void* data = nullptr;
+  check(napi_create_arraybuffer(env, numbers.size() * sizeof(double), &data, &buffer));
+  if (!numbers.empty()) std::memcpy(data, numbers.data(), numbers.size() * sizeof(double));
+  check(napi_create_typedarray(env, napi_float64_array, numbers.size(), buffer, 0, &array));
+  return array;
+}
+
+/** readTrace(handle) -> Float64Array of (instruction, start, end), nanoseconds of the steady clock; call after sync(). */
+napi_value js_read_trace(const Arguments& arguments) {
+  std::vector<double> numbers;
+  for (const Executable::Event& event : environment(arguments.env).executables.get(arguments.number(0))->trace())
+    numbers.insert(numbers.end(), {double(event.number), double(event.start), double(event.end)});
+  return array_of(arguments.env, numbers);
+}
+
+/** readBusy() -> Float64Array of (thread, start, end): when the pool's threads worked; call after sync(). */
+napi_value js_read_busy(const Arguments& arguments) {
+  std::vector<double> numbers;
+  for (const Busy& busy : recorded_busy()) numbers.insert(numbers.end(), {double(busy.thread), double(busy.start), double(busy.end)});
+  return array_of(arguments.env, numbers);
 }
 
 /** readProfile(handle) -> [{op, scope, nanoseconds, calls}]; call after sync(). */
@@ -487,6 +513,7 @@ void initialise(napi_env env, napi_value exports) {
       {"memory", guarded<js_memory>},       {"resetPeak", guarded<js_reset_peak>},
       {"trim", guarded<js_trim>},           {"supports", guarded<js_supports>},
       {"facts", guarded<js_facts>},         {"probe", guarded<js_probe>},
+      {"readTrace", guarded<js_read_trace>}, {"readBusy", guarded<js_read_busy>},
   };
   for (const auto& [name, callback] : functions) {
     napi_value function;

@@ -15,6 +15,11 @@ namespace howdah {
 namespace {
 
 constexpr int64_t kAlignment = 64;
+constexpr size_t kMostEvents = 1 << 20;
+
+int64_t nanoseconds_now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 int64_t align_up(int64_t bytes) { return (bytes + kAlignment - 1) & ~(kAlignment - 1); }
 
@@ -159,9 +164,11 @@ void Executable::run(void* const* inputs, void* const* outputs, std::byte* stack
       step.kernel(call);
       continue;
     }
-    const auto start = std::chrono::steady_clock::now();
+    const int64_t start = nanoseconds_now();
     step.kernel(call);
-    step.nanoseconds += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+    const int64_t end = nanoseconds_now();
+    step.nanoseconds += end - start;
+    if (sink_ && sink_->size() < kMostEvents) sink_->push_back({step.number, start, end});
     step.calls += 1;
   }
   // Inputs are copied out first: an output that shares a donated input's buffer may overwrite it.
@@ -173,11 +180,19 @@ void Executable::run(void* const* inputs, void* const* outputs, std::byte* stack
     }
 }
 
-void Executable::profile(bool on) {
+void Executable::profile(bool on, bool trace) {
+  events_.clear();
+  int64_t number = 0;
+  profile(on, on && trace ? &events_ : nullptr, number);
+}
+
+void Executable::profile(bool on, std::vector<Event>* sink, int64_t& number) {
   profiling_ = on;
+  sink_ = sink;
   for (Step& step : steps_) {
     step.nanoseconds = step.calls = 0;
-    for (const auto& body : step.programs) body->profile(on);
+    step.number = number++;
+    for (const auto& body : step.programs) body->profile(on, sink, number);
   }
 }
 

@@ -35,8 +35,14 @@ class Executable {
     std::string op, scope;
     int64_t nanoseconds, calls;
   };
-  void profile(bool on);
+  /** When an instruction ran; `number` counts instructions as read_profile lists them. */
+  struct Event {
+    int64_t number, start, end;  // nanoseconds of the steady clock
+  };
+  /** Counters start at zero. With `trace`, the times of single calls are kept as well, up to a million of them. */
+  void profile(bool on, bool trace);
   void read_profile(std::vector<Counter>& into) const;
+  const std::vector<Event>& trace() const { return events_; }
 
  private:
   struct Step {
@@ -46,6 +52,7 @@ class Executable {
     std::string op, scope;
     std::vector<std::shared_ptr<Executable>> programs;
     int64_t nanoseconds = 0, calls = 0;
+    int64_t number = 0;
   };
   struct Copy {
     Location from;
@@ -59,6 +66,11 @@ class Executable {
   std::vector<std::pair<int64_t, int64_t>> aliases_;
   int64_t workspace_offset_ = 0, stack_bytes_ = 0;
   bool profiling_ = false;
+  std::vector<Event> events_;
+  /** Where events go: those of loop bodies to the outermost program; null without a trace. */
+  std::vector<Event>* sink_ = nullptr;
+
+  void profile(bool on, std::vector<Event>* sink, int64_t& number);
 };
 
 /**

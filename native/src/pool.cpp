@@ -91,6 +91,10 @@ bool spin(Done&& done) {
 
 // ---- The pool ----
 
+int64_t nanoseconds_now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 thread_local int this_thread = 0;
 thread_local bool inside_task = false;
 
@@ -121,8 +125,7 @@ class Pool {
       epoch.notify_all();
     }
     inside_task = true;
-    while (take()) {
-    }
+    drain();
     inside_task = false;
     const auto done = [&] { return finished.load(std::memory_order_acquire) == groups; };
     if (spin(done)) return;
@@ -133,8 +136,27 @@ class Pool {
 
   std::atomic<int> limit;
   const int threads;
+  std::atomic<bool> recording{false};
+  std::mutex busy_mutex;
+  std::vector<Busy> busy;
 
  private:
+  /** Runs tasks until none is left. */
+  void drain() {
+    const auto next = [&] { return this_thread < limit.load(std::memory_order_relaxed) && take(); };
+    if (!recording.load(std::memory_order_relaxed)) {
+      while (next()) {
+      }
+      return;
+    }
+    const int64_t start = nanoseconds_now();
+    if (!next()) return;
+    while (next()) {
+    }
+    const std::lock_guard<std::mutex> one(busy_mutex);
+    if (busy.size() < (1u << 20)) busy.push_back({this_thread, start, nanoseconds_now()});
+  }
+
   /** Runs one task of the current job; false if none is left. */
   bool take() {
     int32_t left = remaining.load(std::memory_order_acquire);
@@ -160,7 +182,7 @@ class Pool {
     };
     for (;;) {
       if (spin(wanted)) {
-        take();
+        drain();
         continue;
       }
       // Announce the sleep, look once more, then sleep until the epoch changes. With both sides in sequentially consistent
@@ -200,6 +222,19 @@ void limit_threads(int count) {
 }
 
 int current_thread() { return this_thread; }
+
+void record_busy(bool on) {
+  Pool& p = pool();
+  const std::lock_guard<std::mutex> one(p.busy_mutex);
+  if (on) p.busy.clear();
+  p.recording.store(on);
+}
+
+std::vector<Busy> recorded_busy() {
+  Pool& p = pool();
+  const std::lock_guard<std::mutex> one(p.busy_mutex);
+  return p.busy;
+}
 
 void detail::run_tasks(int64_t tasks, void (*call)(void*, int64_t, int), void* body) {
   if (tasks <= 0) return;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace howdah {
 
@@ -61,5 +62,14 @@ constexpr int scratch_slots = 16;
 
 /** The `thread` number of the calling thread: 0 outside of parallel_for. */
 int current_thread();
+
+/** A stretch during which a thread of the pool worked on tasks of one parallel_for. Nanoseconds of the steady clock. */
+struct Busy {
+  int thread;
+  int64_t start, end;
+};
+/** Starts (empty) or stops recording the above, up to a million stretches in all. For traces: it costs a lock per stretch. */
+void record_busy(bool on);
+std::vector<Busy> recorded_busy();
 
 } // namespace howdah

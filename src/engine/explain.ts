@@ -1,11 +1,11 @@
-import { bytesPerElement } from "../tensor/dtype.ts";
 import { StateError } from "../tensor/errors.ts";
-import type { Attributes, Node } from "../tensor/graph.ts";
+import type { Node } from "../tensor/graph.ts";
 import { traceCall } from "../tensor/jit.ts";
 import type { Precision } from "../tensor/runtime.ts";
-import { size } from "../tensor/shape.ts";
 import { tensors } from "../tensor/tree.ts";
 import { lower, optimize } from "./compile.ts";
+import { bytesOf, describeOp, describeValue } from "./cost.ts";
+import type { Profile } from "./profile.ts";
 import type { Backend, Program } from "./program.ts";
 import { activeBackend } from "./runtime.ts";
 
@@ -14,6 +14,8 @@ export interface ExplainOptions {
   readonly donate?: readonly number[];
   readonly precision?: Precision;
   readonly backend?: Backend;
+  /** Of runs of this function: adds the time of each op. */
+  readonly profile?: Profile;
 }
 
 export interface ExplainedOp {
@@ -24,6 +26,8 @@ export interface ExplainedOp {
   readonly flops: number;
   /** Read and written, if nothing stays in a cache. */
   readonly bytes: number;
+  /** Of one call, if a profile was given that knows it; the mean over ops that are alike in everything. */
+  readonly milliseconds?: number;
 }
 
 export interface Explanation {
@@ -72,8 +76,7 @@ export function explain<A extends readonly unknown[], R>(
   const donated = graph.inputs.map((_, i) => given[i] ?? false);
   const optimized = optimize(graph, backend, { matmul });
   const program = lower(graph, backend, { matmul, donated });
-  const bytesOf = (v: { dtype: Parameters<typeof bytesPerElement>[0]; shape: readonly number[] }) =>
-    size(v.shape) * bytesPerElement(v.dtype);
+  const times = options.profile ? timesOf(options.profile) : undefined;
   const ops = optimized.nodes.filter((n) => n.op.name !== "constant" && n.op.name !== "reshape").map(describe);
   const aliased = new Set(program.aliases.map(([output]) => output));
   const memory = {
@@ -87,22 +90,34 @@ export function explain<A extends readonly unknown[], R>(
   return { ops, flops, memory, toString: () => show(ops, flops, memory) };
 
   function describe(n: Node): ExplainedOp {
-    return {
-      op: nameOf(n.op.name, n.attributes),
+    const what = {
+      op: describeOp(n.op.name, n.attributes),
       scope: n.scope,
-      inputs: n.inputs.map(text),
-      outputs: n.outputs.map(text),
+      inputs: n.inputs.map(describeValue),
+      outputs: n.outputs.map(describeValue),
+    };
+    const milliseconds = times?.get(keyOf(what));
+    return {
+      ...what,
+      ...(milliseconds === undefined ? {} : { milliseconds }),
       flops: n.op.flops?.(n.inputs, n.outputs, n.attributes) ?? 0,
       bytes: [...n.inputs, ...n.outputs].reduce((sum, v) => sum + bytesOf(v), 0),
     };
   }
 }
 
-const text = (v: { dtype: string; shape: readonly number[] }) => `${v.dtype}(${v.shape.join(", ")})`;
+const keyOf = (o: Pick<ExplainedOp, "op" | "scope" | "inputs" | "outputs">) =>
+  [o.op, o.scope, ...o.inputs, "->", ...o.outputs].join(" ");
 
-function nameOf(op: string, attributes: Attributes): string {
-  if (op !== "fused_elementwise") return op;
-  return `fused: ${(attributes.nodes as readonly { op: string }[]).map((x) => x.op).join(" ")}`;
+/** Milliseconds of a call, by all that tells one op from another. */
+function timesOf(profile: Profile): Map<string, number> {
+  const sums = new Map<string, { ns: number; calls: number }>();
+  for (const one of profile.instructions) {
+    const key = keyOf({ ...one, op: one.name });
+    const sum = sums.get(key) ?? { ns: 0, calls: 0 };
+    sums.set(key, { ns: sum.ns + one.nanoseconds, calls: sum.calls + one.calls });
+  }
+  return new Map([...sums].map(([key, { ns, calls }]) => [key, ns / calls / 1e6]));
 }
 
 /** What a planned program's arena holds where it is fullest. */
@@ -113,13 +128,13 @@ export function explainPeak(program: Program): ExplainedPeak {
   const kinds = new Map<string, { bytes: number; count: number; op: string; value: string }>();
   for (const h of peak.holders) {
     const maker = instructions[h.instruction]!;
-    const kind = { op: nameOf(maker.op, maker.attributes), value: text(values[h.value]!) };
+    const kind = { op: describeOp(maker.op, maker.attributes), value: describeValue(values[h.value]!) };
     const key = `${kind.op} ${kind.value}`;
     const sum = kinds.get(key) ?? { bytes: 0, count: 0, ...kind };
     kinds.set(key, { ...sum, bytes: sum.bytes + h.bytes, count: sum.count + 1 });
   }
   const holders = [...kinds.values()].sort((a, b) => b.bytes - a.bytes);
-  return { bytes: peak.bytes, op: nameOf(at.op, at.attributes), scope: at.scope ?? "", holders };
+  return { bytes: peak.bytes, op: describeOp(at.op, at.attributes), scope: at.scope ?? "", holders };
 }
 
 const units = ["", "k", "M", "G", "T", "P"];
@@ -131,15 +146,16 @@ function short(x: number): string {
 }
 
 function show(ops: readonly ExplainedOp[], flops: number, memory: Explanation["memory"]): string {
+  const timed = ops.some((o) => o.milliseconds !== undefined);
   const rows = ops.map((o) => [
-    short(o.flops),
+    (timed ? `${o.milliseconds?.toFixed(3) ?? "?"} ms ` : "") + short(o.flops),
     `${short(o.bytes)}B`,
     o.op,
     `${o.inputs.join(" ")} -> ${o.outputs.join(" ")}`,
     o.scope,
   ]);
   const width = (k: number, most: number) => Math.min(most, Math.max(...rows.map((r) => r[k]!.length), 0));
-  const [w0, w1, w2] = [width(0, 8), width(1, 8), width(2, 48)];
+  const [w0, w1, w2] = [width(0, timed ? 20 : 8), width(1, 8), width(2, 48)];
   const lines = rows.map(
     (r) => `${r[0]!.padStart(w0)} ${r[1]!.padStart(w1)}  ${r[2]!.padEnd(w2)}  ${r[3]}${r[4] ? `  [${r[4]}]` : ""}`,
   );

@@ -10,5 +10,6 @@ export {
   explainPeak,
   showPeak,
 } from "./explain.ts";
+export { type Profile, type ProfileRow, Profiler, profileRows } from "./profile.ts";
 export type { ArenaPeak, Backend, BackendBuffer, Executable, Instruction, Program, ProgramValue } from "./program.ts";
 export { activeBackend, createRuntime, type RuntimeOptions, useBackend } from "./runtime.ts";

@@ -48,6 +48,8 @@ export interface ArenaPeak {
  * consumed by the call.
  */
 export interface Program {
+  /** Of the compiled function, for profiles. */
+  readonly name?: string;
   readonly values: readonly ProgramValue[];
   readonly instructions: readonly Instruction[];
   /** Value ids, in the order of the call's arguments. */

@@ -40,9 +40,10 @@ export function createRuntime(backend: Backend, options: RuntimeOptions = {}): R
   const eagerCache = new Map<string, Ready>();
   const optimize = options.optimize ?? true;
 
-  const ready = (graph: Graph, { donated, precision = "f32" }: CompileOptions): Ready => {
+  const ready = (graph: Graph, { donated, precision = "f32", name }: CompileOptions): Ready => {
     const matmul = precision === "bf16" || (precision === "auto" && backend.prefersBfloat16) ? "bf16" : "f32";
-    const program = lower(graph, backend, { matmul, optimize, ...(donated ? { donated } : {}) });
+    const lowered = lower(graph, backend, { matmul, optimize, ...(donated ? { donated } : {}) });
+    const program = name === undefined ? lowered : { ...lowered, name };
     return new Ready(backend, program, backend.compile(program), donated ?? []);
   };
 

@@ -3,6 +3,7 @@ import { chat } from "./chat.ts";
 import { doctor } from "./doctor.ts";
 import { forward } from "./forward.ts";
 import { generate } from "./generate.ts";
+import { profile } from "./profile.ts";
 import { runs } from "./runs.ts";
 import { serve } from "./serve.ts";
 import { start } from "./start.ts";
@@ -21,5 +22,6 @@ export const commands: readonly Command[] = [
   tokenizerDecode,
   forward,
   runs,
+  profile,
   doctor,
 ];

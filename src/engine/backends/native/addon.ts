@@ -14,8 +14,12 @@ export interface NativeAddon {
   compile(program: string, constants: readonly ArrayBufferView[], bf16: boolean): number;
   run(executable: number, inputs: Float64Array, outputs: Float64Array): void;
   releaseExecutable(executable: number): void;
-  profile(executable: number, on: boolean): void;
+  profile(executable: number, on: boolean, trace: boolean): void;
   readProfile(executable: number): ProfileEntry[];
+  /** Triples (instruction as in readProfile, start, end) in nanoseconds of `process.hrtime`'s clock. */
+  readTrace(executable: number): Float64Array<ArrayBuffer>;
+  /** Triples (thread, start, end): when the threads of the pool worked while a trace was on. */
+  readBusy(): Float64Array<ArrayBuffer>;
   memory(): MemoryStats;
   resetPeak(): void;
   trim(): void;

@@ -16,11 +16,28 @@ class NativeBuffer implements BackendBuffer {
   }
 }
 
+/** A stretch of time: of an instruction (its number counts as in `readProfile`) or of a thread. Nanoseconds of `process.hrtime`'s clock. */
+export interface TraceSpan {
+  readonly number: number;
+  readonly start: number;
+  readonly end: number;
+}
+
+function spans(triples: Float64Array): TraceSpan[] {
+  return Array.from({ length: triples.length / 3 }, (_, i) => ({
+    number: triples[3 * i]!,
+    start: triples[3 * i + 1]!,
+    end: triples[3 * i + 2]!,
+  }));
+}
+
 export interface NativeExecutable extends Executable {
-  /** Starts (or stops) timing each instruction of runs queued from now on; the counters start at zero. */
-  profile(on: boolean): void;
+  /** Starts (or stops) timing each instruction of runs queued from now on; the counters start at zero. `trace` keeps single calls too. */
+  profile(on: boolean, trace?: boolean): void;
   /** The counters after everything queued so far is done. */
   readProfile(): Promise<ProfileEntry[]>;
+  /** When each instruction ran, and when each thread worked, after everything queued so far is done. */
+  readTrace(): Promise<{ readonly calls: readonly TraceSpan[]; readonly threads: readonly TraceSpan[] }>;
 }
 
 export interface NativeBackend extends Backend {
@@ -75,8 +92,14 @@ class Compiled implements NativeExecutable {
     guarded(() => this.#addon.run(this.#handle, this.#inputs, this.#outputs));
   }
 
-  profile(on: boolean): void {
-    guarded(() => this.#addon.profile(this.#handle, on));
+  profile(on: boolean, trace = false): void {
+    guarded(() => this.#addon.profile(this.#handle, on, trace));
+  }
+
+  async readTrace(): Promise<{ readonly calls: readonly TraceSpan[]; readonly threads: readonly TraceSpan[] }> {
+    await this.#addon.sync().catch((error: unknown) => Promise.reject(failure(error)));
+    const calls = guarded(() => this.#addon.readTrace(this.#handle));
+    return { calls: spans(calls), threads: spans(guarded(() => this.#addon.readBusy())) };
   }
 
   async readProfile(): Promise<ProfileEntry[]> {

@@ -1,0 +1,76 @@
+import { z } from "zod";
+import { defineCommand } from "../../src/cli/command.ts";
+import { machine, ours } from "../environment.ts";
+import { median } from "../stats.ts";
+import { chooseWorks, contestShape } from "../suite.ts";
+import { table } from "../table.ts";
+import type { EventLoopParameters } from "../workers/eventloop.ts";
+import { type GPTWork, gptWorks } from "../works.ts";
+
+const options = z.object({
+  works: contestShape.works,
+  rounds: z.number().int().min(1).default(5).describe("times each is measured, after the first"),
+});
+
+const large: GPTWork = {
+  name: "gpt2-124M-short",
+  layers: 12,
+  width: 768,
+  heads: 12,
+  context: 64,
+  batch: 1,
+  vocabulary: 50257,
+};
+const loads = ["training", "generation", "serving"].flatMap((kind) =>
+  [gptWorks[0]!, gptWorks[1]!, large].map((work) => ({ name: `${kind} ${work.name}`, kind, work })),
+);
+
+export const eventloop = defineCommand({
+  name: "eventloop",
+  summary: "how long JavaScript stands still while training, generating, serving",
+  description:
+    "The delay of a timer due every millisecond, by perf_hooks. First: while programs are traced and compiled. Then: the longest block of each of " +
+    "several measurements, their median and their worst. A few milliseconds are the system's own, all the more on a busy machine.",
+  options,
+  async run({ works, rounds }, { print }) {
+    machine(print);
+    const results = [];
+    for (const { name, kind, work } of chooseWorks(loads, works)) {
+      const side = ours("eventloop", kind).start();
+      try {
+        const units = kind === "training" && work.name === "gpt-10.7M" ? 2 : 8;
+        const parameters: EventLoopParameters = { work, units };
+        await side.prepare({ work: name, variant: kind, parameters });
+        const first = (await side.run(1)).metrics!;
+        const then = (await side.run(rounds)).metrics!;
+        const row = {
+          work: name,
+          first_longest_ms: first.longest![0]!,
+          p50_ms: median(then.p50!),
+          p99_ms: median(then.p99!),
+          longest_ms: median(then.longest!),
+          worst_ms: Math.max(...then.longest!),
+        };
+        results.push(row);
+        print(`${name}: first ${row.first_longest_ms.toFixed(1)} ms, then ${row.longest_ms.toFixed(1)} ms`);
+      } finally {
+        await side.close();
+      }
+    }
+    const ms = (x: number) => x.toFixed(2);
+    print(
+      `\n${table([
+        ["ms", "first: longest", "then: median", "99 %", "longest", "worst"],
+        ...results.map((r) => [
+          r.work,
+          ms(r.first_longest_ms),
+          ms(r.p50_ms),
+          ms(r.p99_ms),
+          ms(r.longest_ms),
+          ms(r.worst_ms),
+        ]),
+      ])}`,
+    );
+    return { suite: "eventloop", results };
+  },
+});

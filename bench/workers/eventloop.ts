@@ -1,0 +1,87 @@
+// How long JavaScript stands still while training, generating and serving: delays of a timer that is due every millisecond.
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import { createModelHost, Generator, Registry } from "../../src/generate/index.ts";
+import { initGPT } from "../../src/models/index.ts";
+import { createServer } from "../../src/serve/index.ts";
+import { randomKey } from "../../src/tensor/ops/random.ts";
+import { trainByteLevelBpe } from "../../src/tokenizers/index.ts";
+import { configOf, trainer } from "../step.ts";
+import type { Prepare, Ready } from "../worker.ts";
+import { batches, type GPTWork } from "../works.ts";
+
+export interface EventLoopParameters {
+  readonly work: GPTWork;
+  /** Units (training steps, replies of 32 tokens) in a step that is measured. */
+  readonly units: number;
+}
+
+const RESOLUTION = 1;
+
+/** Runs it with the monitor on. */
+async function watched(units: number, run: () => Promise<unknown>) {
+  // What earlier work left to collect is not this work's.
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  const delay = monitorEventLoopDelay({ resolution: RESOLUTION });
+  const start = performance.now();
+  delay.enable();
+  for (let i = 0; i < units; i++) await run();
+  // A block at the very end shows with the next tick only.
+  await new Promise((resolve) => setTimeout(resolve, 2 * RESOLUTION));
+  delay.disable();
+  const ms = (ns: number) => Math.max(0, ns / 1e6 - RESOLUTION);
+  return {
+    seconds: (performance.now() - start) / 1e3,
+    metrics: { p50: ms(delay.percentile(50)), p99: ms(delay.percentile(99)), longest: ms(delay.max) },
+  };
+}
+
+export const prepare: Prepare<EventLoopParameters> = async ({ variant, parameters: { work, units } }, backend) => {
+  const unit = await (variant === "training" ? training : variant === "generation" ? generation : serving)(work);
+  return { about: variant, step: () => watched(units, unit.run), close: unit.close };
+
+  async function training(): Promise<{ run: () => Promise<unknown>; close: NonNullable<Ready["close"]> }> {
+    const run = trainer(work, initGPT(configOf(work), randomKey(1)), batches(work), backend, "auto");
+    return { run: () => run.step(), close: () => {} };
+  }
+};
+
+async function generation(work: GPTWork) {
+  const model = initGPT(configOf(work), randomKey(1));
+  const generator = new Generator({ slots: 1, capacity: work.context });
+  const run = () => generator.run(model, [[1, 2, 3, 4]], { maxTokens: 32, temperature: 0.8, seed: 1 });
+  return { run, close: () => generator.dispose() };
+}
+
+async function serving(work: GPTWork) {
+  const tokenizer = trainByteLevelBpe(["to be or not to be, that is the question"], { vocabulary: 256 });
+  const model = initGPT({ ...configOf(work), vocabulary: tokenizer.vocabularySize }, randomKey(1));
+  const registry = new Registry();
+  registry.add(createModelHost({ id: "m", model, tokenizer, slots: 4 }));
+  const folder = await mkdtemp(join(tmpdir(), "howdah-bench-serve-"));
+  const server = await createServer({ models: registry, runsDir: folder });
+  const ask = async () => {
+    const body = JSON.stringify({
+      model: "m",
+      prompt: "to be",
+      max_tokens: 32,
+      stream: true,
+      temperature: 0.8,
+      seed: 1,
+    });
+    const headers = { "Content-Type": "application/json" };
+    const answer = await fetch(`${server.url}/v1/completions`, { method: "POST", headers, body });
+    const text = await answer.text();
+    if (!answer.ok || !text.includes("[DONE]"))
+      throw new Error(`The server answered ${answer.status}: ${text.slice(0, 300)}`);
+  };
+  const close = async () => {
+    await server.close();
+    await registry.close();
+    await rm(folder, { recursive: true, force: true });
+  };
+  // Two at a time, as two people would.
+  return { run: () => Promise.all([ask(), ask()]), close };
+}
