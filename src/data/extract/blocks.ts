@@ -1,0 +1,141 @@
+import type { HtmlElement } from "./html-tree.ts";
+
+/** A run of text that a browser shows without a break of its own: a paragraph, a heading, a cell. */
+export interface Line {
+  readonly text: string;
+  /** UTF-16 units that are inside links. */
+  readonly links: number;
+  /** How much it is like prose: its length if it is a sentence or more outside of links, else 0. */
+  readonly prose: number;
+}
+
+/** An element that breaks lines, with what is in it in order. */
+export class Block {
+  readonly element: HtmlElement;
+  readonly parent: Block | undefined;
+  readonly children: (Block | Line)[] = [];
+  /** Says of itself that it stands beside the text. Not counted in the sums of what it is in. */
+  junk: boolean;
+  /** Sums over everything inside that is not junk. */
+  length = 0;
+  links = 0;
+  prose = 0;
+
+  constructor(element: HtmlElement, parent: Block | undefined, junk = false) {
+    this.element = element;
+    this.parent = parent;
+    this.junk = junk;
+  }
+
+  /** Takes the word "junk" back, also of what it is in: counts again in all of that. */
+  pardon(): void {
+    this.junk = false;
+    for (let outer = this.parent; outer !== undefined; outer = outer.parent) if (outer.junk) outer.pardon();
+    for (let outer = this.parent; outer !== undefined; outer = outer.parent) {
+      outer.length += this.length;
+      outer.links += this.links;
+      outer.prose += this.prose;
+    }
+  }
+
+  /** Blocks inside, in document order, this one included; those inside of junk only if asked for. */
+  *blocks(junkToo = false): Generator<Block> {
+    yield this;
+    for (const child of this.children) {
+      if (child instanceof Block && (junkToo || !child.junk)) yield* child.blocks(junkToo);
+    }
+  }
+}
+
+const CJK = /[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]/g;
+const SENTENCE = /[.!?…:;,。！？；，、؟।]/;
+
+/** Length in Latin letters: a Chinese, Japanese or Korean character says about as much as three. */
+export function weight(text: string): number {
+  // Most text has none: a look at the first character code beyond Latin scripts is cheap.
+  const wide = text.match(CJK);
+  return text.length + (wide === null ? 0 : 2 * wide.length);
+}
+
+function makeLine(text: string, links: number): Line {
+  const size = weight(text);
+  const open = text.length === 0 ? 0 : 1 - links / text.length;
+  const isProse = size >= 50 && open > 0.6 && (size >= 120 || SENTENCE.test(text));
+  return { text, links, prose: isProse ? size * open : 0 };
+}
+
+/**
+ * The page as blocks and lines.
+ * @param isDropped elements that are left out, with all that is in them
+ * @param isJunk elements that are marked, not left out
+ */
+export function blocksOf(
+  root: HtmlElement,
+  isDropped: (element: HtmlElement) => boolean,
+  isJunk: (element: HtmlElement) => boolean,
+): Block {
+  const top = new Block(root, undefined);
+  let block = top;
+  let text = "";
+  let links = 0;
+  let inLink = 0;
+  let breaks = 0;
+
+  const flush = () => {
+    const clean = text.trim();
+    if (clean !== "") {
+      const line = makeLine(clean, Math.min(links, clean.length));
+      block.children.push(line);
+      block.length += clean.length;
+      block.links += line.links;
+      block.prose += line.prose;
+    }
+    text = "";
+    links = 0;
+    breaks = 0;
+  };
+  const visit = (element: HtmlElement) => {
+    for (const child of element.children) {
+      if (typeof child === "string") {
+        const part = text === "" || text.endsWith(" ") || text.endsWith("\n") ? child.trimStart() : child;
+        if (part === "") continue;
+        text += part;
+        if (part.trim() === "") continue;
+        breaks = 0;
+        if (inLink > 0) links += part.length;
+        continue;
+      }
+      const { tag } = child;
+      if (tag.name === "br") {
+        // Two line breaks in a row end a paragraph, as many pages write it.
+        if (++breaks >= 2) flush();
+        else text = `${text.trimEnd()}\n`;
+        continue;
+      }
+      if (isDropped(child)) continue;
+      const junk = isJunk(child);
+      if (!tag.block && !junk) {
+        if (tag.name === "a") inLink++;
+        visit(child);
+        if (tag.name === "a") inLink--;
+        continue;
+      }
+      flush();
+      const outer = block;
+      const inner = new Block(child, outer, junk);
+      block = inner;
+      visit(child);
+      flush();
+      block = outer;
+      if (inner.children.length === 0) continue;
+      outer.children.push(inner);
+      if (junk) continue;
+      outer.length += inner.length;
+      outer.links += inner.links;
+      outer.prose += inner.prose;
+    }
+  };
+  visit(root);
+  flush();
+  return top;
+}
