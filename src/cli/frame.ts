@@ -10,6 +10,7 @@ import { announce, restoreTerminal } from "./terminal.ts";
 export const exitCodes = { success: 0, failure: 1, usage: 2, interrupted: 130 } as const;
 
 const groups: Record<string, string> = {
+  data: "from files, pages and archives to documents",
   tokenizer: "train a tokenizer, encode and decode text",
   runs: "the runs in a folder, and what they reported",
 };

@@ -80,6 +80,19 @@ export interface Problem {
 
 export type Item = Document | Problem;
 
+/**
+ * A page, PDF, Word file or EPUB that has been read but not yet turned into text: what a worker is given. `extractRaw` turns it into
+ * documents. Its bytes may be handed over to another thread.
+ */
+export interface Raw {
+  readonly id: string;
+  readonly source: string;
+  readonly format: "html" | "pdf" | "docx" | "epub";
+  readonly bytes: Uint8Array;
+  readonly meta: DocumentMeta;
+}
+
+export const isRaw = (item: object): item is Raw => "bytes" in item;
 export const isProblem = (item: object): item is Problem => "reason" in item;
 
 /** What a source of documents is: a name, and a stream that can be started again and gives the same items in the same order. */

@@ -1,5 +1,6 @@
 import type { Command } from "../command.ts";
 import { chat } from "./chat.ts";
+import { dataExtract } from "./data.ts";
 import { doctor } from "./doctor.ts";
 import { forward } from "./forward.ts";
 import { generate } from "./generate.ts";
@@ -20,6 +21,7 @@ export const commands: readonly Command[] = [
   tokenizerTrain,
   tokenizerEncode,
   tokenizerDecode,
+  dataExtract,
   forward,
   runs,
   profile,

@@ -27,6 +27,16 @@ export class Block {
     this.junk = junk;
   }
 
+  /** Calls it junk after all: counts no more in what it is in. */
+  condemn(): void {
+    this.junk = true;
+    for (let outer = this.parent; outer !== undefined && !outer.junk; outer = outer.parent) {
+      outer.length -= this.length;
+      outer.links -= this.links;
+      outer.prose -= this.prose;
+    }
+  }
+
   /** Takes the word "junk" back, also of what it is in: counts again in all of that. */
   pardon(): void {
     this.junk = false;

@@ -34,10 +34,14 @@ const junkPairs = set(`
 `);
 
 /** Whole names. */
-const junkNames = set("ad ads adv advt adbox meta sharethis jp-relatedposts dpsp-content-top secondary rail right-rail left-rail");
+const junkNames = set(
+  "ad ads adv advt adbox meta sharethis jp-relatedposts dpsp-content-top secondary rail right-rail left-rail",
+);
 
 /** Names of elements around everything that happen to hold a junk word (`has-sidebar`, `no-comments`): these say nothing. */
-const modifiers = set("has no not with without is single show js can is-hidden page layout template theme enable enabled disable disabled");
+const modifiers = set(
+  "has no not with without is single show js can is-hidden page layout template theme enable enabled disable disabled",
+);
 
 const wordsOf = (name: string): string[] =>
   name
@@ -99,7 +103,8 @@ export function isBoilerplate(element: HtmlElement): boolean {
         if (isJunkName(value)) return true;
         break;
       case "role":
-        if (/^(?:navigation|banner|contentinfo|complementary|search|menu|menubar|dialog|alert|toolbar)$/i.test(value)) return true;
+        if (/^(?:navigation|banner|contentinfo|complementary|search|menu|menubar|dialog|alert|toolbar)$/i.test(value))
+          return true;
         break;
       case "hidden":
         return true;
@@ -119,7 +124,8 @@ const strongNames = new RegExp(
     "|(?:body|content|main)[-_]*(?:text|body|copy|article)|articlebody|fulltext|post|entry|story|story-body-text|field-name-body|field--name-body)$",
   "i",
 );
-const weakNames = /^(?:content|main|main[-_]?content|page[-_]?content|content[-_]?main|article|text|body|primary|container-content|main[-_]column)$/i;
+const weakNames =
+  /^(?:content|main|main[-_]?content|page[-_]?content|content[-_]?main|article|text|body|primary|container-content|main[-_]column)$/i;
 
 /** 2: says it is the text; 1: says that the text is in it; 0: says nothing. */
 export function contentHint(element: HtmlElement): 0 | 1 | 2 {

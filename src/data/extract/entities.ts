@@ -11,7 +11,7 @@ const latin1 =
 
 /** Name, then character, in turn. */
 const others =
-  "amp & lt < gt > quot \" apos ' AMP & LT < GT > QUOT \" OElig Œ oelig œ Scaron Š scaron š Yuml Ÿ fnof ƒ circ ˆ tilde ˜ " +
+  'amp & lt < gt > quot " apos \' AMP & LT < GT > QUOT " OElig Œ oelig œ Scaron Š scaron š Yuml Ÿ fnof ƒ circ ˆ tilde ˜ ' +
   "Alpha Α Beta Β Gamma Γ Delta Δ Epsilon Ε Zeta Ζ Eta Η Theta Θ Iota Ι Kappa Κ Lambda Λ Mu Μ Nu Ν Xi Ξ Omicron Ο Pi Π Rho Ρ " +
   "Sigma Σ Tau Τ Upsilon Υ Phi Φ Chi Χ Psi Ψ Omega Ω alpha α beta β gamma γ delta δ epsilon ε zeta ζ eta η theta θ iota ι kappa κ " +
   "lambda λ mu μ nu ν xi ξ omicron ο pi π rho ρ sigmaf ς sigma σ tau τ upsilon υ phi φ chi χ psi ψ omega ω thetasym ϑ upsih ϒ piv ϖ " +
@@ -39,13 +39,23 @@ for (const [i, name] of latin1.split(" ").entries()) names.set(name, String.from
 const pairs = others.split(" ");
 for (let i = 0; i < pairs.length; i += 2) names.set(pairs[i]!, pairs[i + 1]!);
 const numbered = spaces.split(" ");
-for (let i = 0; i < numbered.length; i += 2) names.set(numbered[i]!, String.fromCharCode(Number.parseInt(numbered[i + 1]!, 16)));
+for (let i = 0; i < numbered.length; i += 2)
+  names.set(numbered[i]!, String.fromCharCode(Number.parseInt(numbered[i + 1]!, 16)));
 
 /** Names that browsers read without the semicolon: those of Latin-1, and the five that markup needs. */
 const bare = new Set([...latin1.split(" "), "amp", "lt", "gt", "quot", "AMP", "LT", "GT", "QUOT"]);
 
 /** What numbers 128 to 159 mean on the web: windows-1252. */
 const windows1252 = "€\x81‚ƒ„…†‡ˆ‰Š‹Œ\x8dŽ\x8f\x90‘’“”•–—˜™š›œ\x9džŸ";
+
+/**
+ * Windows-1252 where it was decoded as Latin-1: some versions of Node do so (quotation marks and dashes become control characters). Text
+ * that was decoded rightly has none of these and stays as it is.
+ */
+export const repairWindows1252 = (text: string): string =>
+  /[\u0080-\u009f]/.test(text)
+    ? text.replace(/[\u0080-\u009f]/g, (one) => windows1252[one.charCodeAt(0) - 0x80]!)
+    : text;
 
 function character(code: number): string {
   if (code >= 0x80 && code <= 0x9f) return windows1252[code - 0x80]!;

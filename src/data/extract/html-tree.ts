@@ -17,7 +17,9 @@ export interface Tag {
 }
 
 const words = (text: string): Set<string> => new Set(text.split(" "));
-const emptyTags = words("area base br col embed hr img input link meta param source track wbr basefont bgsound frame keygen");
+const emptyTags = words(
+  "area base br col embed hr img input link meta param source track wbr basefont bgsound frame keygen",
+);
 const rawTags = words("script style textarea title xmp iframe noembed noframes noscript svg math template");
 const blockTags = words(
   "address article aside blockquote body br caption center col colgroup dd details dialog dir div dl dt fieldset figcaption figure footer " +
@@ -33,8 +35,14 @@ const ends: Record<string, readonly [readonly string[], readonly string[]]> = {
   dt: [["dt", "dd"], ["dl"]],
   dd: [["dt", "dd"], ["dl"]],
   tr: [["tr"], ["table", "tbody", "thead", "tfoot"]],
-  td: [["td", "th"], ["tr", "table"]],
-  th: [["td", "th"], ["tr", "table"]],
+  td: [
+    ["td", "th"],
+    ["tr", "table"],
+  ],
+  th: [
+    ["td", "th"],
+    ["tr", "table"],
+  ],
   tbody: [["tbody", "thead", "tfoot"], ["table"]],
   thead: [["tbody", "thead", "tfoot"], ["table"]],
   tfoot: [["tbody", "thead", "tfoot"], ["table"]],
@@ -56,13 +64,29 @@ function makeTag(name: string): Tag {
 }
 
 const known = new Map<string, Tag>();
-for (const set of [emptyTags, rawTags, blockTags, words("a b i em strong span font small u s sub sup code time abbr cite q label button")]) {
+for (const set of [
+  emptyTags,
+  rawTags,
+  blockTags,
+  words("a b i em strong span font small u s sub sup code time abbr cite q label button"),
+]) {
   for (const name of set) known.set(name, makeTag(name));
 }
 
 /** Tags by the spelling in the page. Spellings a page makes up are not kept. */
 function tagOf(spelling: string): Tag {
   return known.get(spelling) ?? known.get(spelling.toLowerCase()) ?? makeTag(spelling.toLowerCase());
+}
+
+const xmlTags = new Map<string, Tag>();
+
+function xmlTag(name: string): Tag {
+  let tag = xmlTags.get(name);
+  if (tag === undefined) {
+    tag = { name, block: false, empty: false, raw: false, endsParagraph: false, ends: undefined, within: [] };
+    if (xmlTags.size < 10_000) xmlTags.set(name, tag);
+  }
+  return tag;
 }
 
 /** An element of a page. Children are elements and text; text has its references decoded and its white space collapsed, except in `pre`. */
@@ -106,10 +130,14 @@ export class HtmlElement {
 
   /** Elements inside, in document order, this one not included. */
   *descendants(): Generator<HtmlElement> {
-    for (const child of this.children) {
-      if (typeof child === "string") continue;
-      yield child;
-      yield* child.descendants();
+    const open: [HtmlElement, number][] = [[this, 0]];
+    for (let last = open.at(-1); last !== undefined; last = open.at(-1)) {
+      const child = last[0].children[last[1]++];
+      if (child === undefined) open.pop();
+      else if (typeof child !== "string") {
+        yield child;
+        if (child.children.length > 0) open.push([child, 0]);
+      }
     }
   }
 
@@ -175,6 +203,8 @@ export interface ParseOptions {
   readonly depth?: number;
   /** Parsing stops after this many elements. Default a million. */
   readonly elements?: number;
+  /** Names mean nothing, `<x/>` is an empty element, white space stays. Default false. */
+  readonly xml?: boolean;
 }
 
 /**
@@ -182,7 +212,10 @@ export interface ParseOptions {
  * omitted end tags, void elements, raw text and stray end tags, as far as it changes which text is whose; it does not move misplaced
  * content of tables, and does not reopen formatting elements. Scripts (but JSON-LD), styles, `noscript`, `template`, `svg` have no children.
  */
-export function parseHtml(source: string, { depth = 256, elements = 1_000_000 }: ParseOptions = {}): HtmlElement {
+export function parseHtml(
+  source: string,
+  { depth = 256, elements = 1_000_000, xml = false }: ParseOptions = {},
+): HtmlElement {
   const root = new HtmlElement(makeTag("#root"));
   const stack: HtmlElement[] = [root];
   let top = root;
@@ -210,7 +243,7 @@ export function parseHtml(source: string, { depth = 256, elements = 1_000_000 }:
   const addText = (text: string) => {
     if (text === "") return;
     const decoded = decodeEntities(text);
-    const clean = preformatted > 0 ? decoded : collapse(decoded);
+    const clean = xml || preformatted > 0 ? decoded : collapse(decoded);
     top.children.push(clean);
   };
 
@@ -229,7 +262,7 @@ export function parseHtml(source: string, { depth = 256, elements = 1_000_000 }:
         if (next === 62 || next === 47 || isSpace(next)) break;
         nameEnd++;
       }
-      const tag = tagOf(source.slice(open + 1, nameEnd));
+      const tag = xml ? xmlTag(source.slice(open + 1, nameEnd)) : tagOf(source.slice(open + 1, nameEnd));
       at = endOfTag(source, nameEnd);
       if (left-- <= 0) break;
       if (tag.endsParagraph) end(["p"], PARAGRAPH_BORDERS);
@@ -238,6 +271,7 @@ export function parseHtml(source: string, { depth = 256, elements = 1_000_000 }:
       const element = new HtmlElement(tag, source, nameEnd, at - 1);
       element.parent = top;
       top.children.push(element);
+      if (xml && selfClosed) continue;
       if (tag.raw) {
         if (selfClosed && (tag.name === "svg" || tag.name === "math" || tag.name === "script")) continue;
         at = readRaw(source, at, element);
@@ -254,20 +288,22 @@ export function parseHtml(source: string, { depth = 256, elements = 1_000_000 }:
         if (next === 62 || next === 47 || isSpace(next)) break;
         nameEnd++;
       }
-      const name = tagOf(source.slice(open + 2, nameEnd)).name;
+      const spelling = source.slice(open + 2, nameEnd);
+      const name = xml ? spelling : tagOf(spelling).name;
       const close = source.indexOf(">", nameEnd);
       at = close === -1 ? source.length : close + 1;
       if (top.name === name) pop();
-      else if (name !== "body" && name !== "html") end([name], endBorders(name));
-      if (name === "br") top.children.push(new HtmlElement(tagOf("br")));
+      else if (name !== "body" && name !== "html") end([name], xml ? NOTHING : endBorders(name));
+      if (name === "br" && !xml) top.children.push(new HtmlElement(tagOf("br")));
     } else if (code === 33) {
       if (open > at) addText(source.slice(at, open));
       if (source.startsWith("--", open + 2)) {
         const close = source.indexOf("-->", open + 2);
         // `<!-->` is a whole comment; one that is never closed ends at its first `>`, so that the page is not lost.
-        at = close === -1 ? (source.indexOf(">", open) + 1 || source.length) : close + 3;
+        at = close === -1 ? source.indexOf(">", open) + 1 || source.length : close + 3;
       } else if (source.startsWith("[CDATA[", open + 2)) {
         const close = source.indexOf("]]>", open);
+        if (xml) top.children.push(source.slice(open + 9, close === -1 ? source.length : close));
         at = close === -1 ? source.length : close + 3;
       } else at = source.indexOf(">", open) + 1 || source.length;
     } else if (code === 63) {
@@ -283,10 +319,12 @@ export function parseHtml(source: string, { depth = 256, elements = 1_000_000 }:
 
 const PARAGRAPH_BORDERS = ["td", "th", "table", "button", "li", "div", "section", "article", "blockquote", "object"];
 const TABLE_PARTS = words("td th tr tbody thead tfoot table caption");
+const NOTHING: readonly string[] = [];
 const TABLE_BORDER = ["table"];
 const CELL_BORDERS = ["td", "th", "table"];
 /** What an end tag does not reach across: an end tag inside a cell does not close what is outside the table. */
-const endBorders = (name: string): readonly string[] => (TABLE_PARTS.has(name) ? (name === "table" ? [] : TABLE_BORDER) : CELL_BORDERS);
+const endBorders = (name: string): readonly string[] =>
+  TABLE_PARTS.has(name) ? (name === "table" ? [] : TABLE_BORDER) : CELL_BORDERS;
 
 const rawEnds = new Map<string, RegExp>();
 for (const name of rawTags) rawEnds.set(name, new RegExp(`</${name}(?=[\\s/>])`, "gi"));

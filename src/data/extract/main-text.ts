@@ -19,7 +19,8 @@ const COMMENTS = /comment|disqus|repl(?:y|ies)|respond/i;
 function pardonText(page: Block): void {
   const junk = [...page.blocks(true)].filter((block) => block.junk && block.prose > 0);
   junk.sort((a, b) => b.prose - a.prose);
-  const areComments = (block: Block) => COMMENTS.test(`${block.element.attribute("class")} ${block.element.attribute("id")}`);
+  const areComments = (block: Block) =>
+    COMMENTS.test(`${block.element.attribute("class")} ${block.element.attribute("id")}`);
   const texts = junk.filter((block) => !areComments(block));
   const total = texts.reduce((sum, block) => sum + block.prose, page.prose);
   for (const block of texts) {
@@ -81,6 +82,18 @@ function startAt(page: Block, heading: Block): void {
   forget(page);
 }
 
+/** Of several articles, the one with the page's heading is the page's, if there is enough text in it; the others are other pages'. */
+function keepArticle(page: Block, heading: Block): void {
+  let own: Block | undefined;
+  for (let block: Block | undefined = heading; block !== undefined; block = block.parent)
+    if (block.element.name === "article") own = block;
+  if (own === undefined || own.prose < 200) return;
+  const others = [...page.blocks()].filter(
+    (block) => block.element.name === "article" && !isInside(block, own) && !isInside(own, block),
+  );
+  for (const other of others) if (!others.some((outer) => outer !== other && isInside(other, outer))) other.condemn();
+}
+
 /** How much more a block counts that says that the text is in it. */
 const WEAK = 1.25;
 /** And one that says it is the text. */
@@ -113,20 +126,16 @@ function joinParts(strong: readonly Block[], hints: Map<Block, number>): void {
  * The block that holds the text of the page: the most prose with the least else. A block's prose counts by the square of its share of the
  * block's text, so that going up to a parent pays as long as what it adds is prose too.
  */
-export function chooseRoot(page: Block, title?: Block): Block {
+export function chooseRoot(page: Block): Block {
   const hints = new Map<Block, number>();
   const strong: Block[] = [];
   const candidates: Block[] = [];
-  let titleArticle: Block | undefined;
-  for (let block = title; block !== undefined; block = block.parent) if (block.element.name === "article") titleArticle = block;
   for (const block of page.blocks()) {
     if (block.prose < page.prose * 0.1) continue;
     candidates.push(block);
     const hint = contentHint(block.element);
     if (hint === 2) strong.push(block);
-    // Another article than the one with the page's title is another page's.
-    const other = titleArticle !== undefined && block.element.name === "article" && !isInside(block, titleArticle) && !isInside(titleArticle, block);
-    hints.set(block, other ? 0.5 : hint === 2 ? STRONG : hint === 1 ? WEAK : 1);
+    hints.set(block, hint === 2 ? STRONG : hint === 1 ? WEAK : 1);
   }
   joinParts(strong, hints);
   let best = page;
@@ -165,7 +174,11 @@ function entriesOf(root: Block): Entry[] {
       else if (name === "li" || name === "dt" || name === "dd") visit(child, "item");
       else if (name === "pre") visit(child, "code");
       else if (name === "tr") visit(child, "row");
-      else visit(child, kind === "heading" || kind === "code" ? kind : kind === "row" || name !== "p" ? kind : "paragraph");
+      else
+        visit(
+          child,
+          kind === "heading" || kind === "code" ? kind : kind === "row" || name !== "p" ? kind : "paragraph",
+        );
     }
   };
   visit(root, "paragraph");
@@ -190,16 +203,23 @@ function join(entries: readonly Entry[]): string {
 }
 
 function rowOf(block: Block): Block | undefined {
-  for (let one: Block | undefined = block; one !== undefined; one = one.parent) if (one.element.name === "tr") return one;
+  for (let one: Block | undefined = block; one !== undefined; one = one.parent)
+    if (one.element.name === "tr") return one;
   return undefined;
 }
 
 /** The page as blocks, with what is beside the text marked. */
-export function prepare(page: HtmlElement, title: string): { readonly blocks: Block; readonly heading: Block | undefined } {
+export function prepare(
+  page: HtmlElement,
+  title: string,
+): { readonly blocks: Block; readonly heading: Block | undefined } {
   const blocks = blocksOf(page.find("body") ?? page, isDropped, isBoilerplate);
   pardonText(blocks);
   const heading = findTitle(blocks, title);
-  if (heading !== undefined) startAt(blocks, heading);
+  if (heading !== undefined) {
+    startAt(blocks, heading);
+    keepArticle(blocks, heading);
+  }
   return { blocks, heading };
 }
 
@@ -210,5 +230,5 @@ export function prepare(page: HtmlElement, title: string): { readonly blocks: Bl
  */
 export function mainText(page: HtmlElement, title = ""): string {
   const { blocks, heading } = prepare(page, title);
-  return join(polish(entriesOf(chooseRoot(blocks, heading)), heading));
+  return join(polish(entriesOf(chooseRoot(blocks)), heading));
 }

@@ -40,7 +40,13 @@ export function pageMeta(page: HtmlElement, address = ""): PageMeta {
         break;
       case "meta": {
         const { attributes } = element;
-        const key = (attributes.get("property") ?? attributes.get("name") ?? attributes.get("itemprop") ?? attributes.get("http-equiv") ?? "").toLowerCase();
+        const key = (
+          attributes.get("property") ??
+          attributes.get("name") ??
+          attributes.get("itemprop") ??
+          attributes.get("http-equiv") ??
+          ""
+        ).toLowerCase();
         const content = clean(attributes.get("content") ?? "");
         if (key !== "" && content !== "" && !metas.has(key)) metas.set(key, content);
         break;
@@ -63,7 +69,13 @@ export function pageMeta(page: HtmlElement, address = ""): PageMeta {
     }
   }
   const address0 = first(seen.canonical, metas.get("og:url"), address);
-  const title = first(data.title, metas.get("og:title"), metas.get("twitter:title"), metas.get("dc.title"), metas.get("citation_title"));
+  const title = first(
+    data.title,
+    metas.get("og:title"),
+    metas.get("twitter:title"),
+    metas.get("dc.title"),
+    metas.get("citation_title"),
+  );
   const author = first(
     data.authors.join("; "),
     authorName(metas.get("author")),
@@ -75,17 +87,31 @@ export function pageMeta(page: HtmlElement, address = ""): PageMeta {
   );
   const date = [
     data.date,
-    ...["article:published_time", "datepublished", "og:published_time", "parsely-pub-date", "sailthru.date", "dc.date", "dc.date.issued"].map((key) => metas.get(key)),
-    ...["dcterms.created", "pubdate", "publishdate", "publish-date", "citation_publication_date", "date"].map((key) => metas.get(key)),
+    ...[
+      "article:published_time",
+      "datepublished",
+      "og:published_time",
+      "parsely-pub-date",
+      "sailthru.date",
+      "dc.date",
+      "dc.date.issued",
+    ].map((key) => metas.get(key)),
+    ...["dcterms.created", "pubdate", "publishdate", "publish-date", "citation_publication_date", "date"].map((key) =>
+      metas.get(key),
+    ),
     seen.published,
     seen.time,
     dateInAddress(address0 ?? ""),
     data.modified,
     metas.get("article:modified_time"),
   ].reduce<string | undefined>((found, one) => found ?? isoDate(one), undefined);
-  const language = [seen.lang, data.language, metas.get("content-language"), metas.get("og:locale"), metas.get("dc.language")].reduce<
-    string | undefined
-  >((found, one) => found ?? languageTag(one), undefined);
+  const language = [
+    seen.lang,
+    data.language,
+    metas.get("content-language"),
+    metas.get("og:locale"),
+    metas.get("dc.language"),
+  ].reduce<string | undefined>((found, one) => found ?? languageTag(one), undefined);
   const fields = {
     title: title ?? titleFrom(seen.title, seen.h1, metas.get("og:site_name")),
     date,
@@ -114,10 +140,15 @@ function lookAt(element: HtmlElement, seen: Seen): void {
   const { attributes } = element;
   if (attributes.size === 0) return;
   const property = attributes.get("itemprop");
-  if (property === "datePublished") seen.published ??= first(attributes.get("content"), attributes.get("datetime"), element.text());
+  if (property === "datePublished")
+    seen.published ??= first(attributes.get("content"), attributes.get("datetime"), element.text());
   const isAuthor = property === "author" || /\bauthor\b/.test(attributes.get("rel") ?? "");
   if (isAuthor) seen.author ??= first(attributes.get("content"), element.text());
-  else if (/(?:^|\s)(?:author|author-?name|byline|byline__?name|by-author|p-author)(?:\s|$)/i.test(attributes.get("class") ?? "")) {
+  else if (
+    /(?:^|\s)(?:author|author-?name|byline|byline__?name|by-author|p-author)(?:\s|$)/i.test(
+      attributes.get("class") ?? "",
+    )
+  ) {
     const text = clean(element.text());
     if (text.length < 80) seen.byline ??= first(text);
   }
@@ -129,8 +160,10 @@ function titleFrom(title: string | undefined, h1: string | undefined, site: stri
   if (title === undefined) return h1;
   if (h1 !== undefined && h1.length > 8 && title.includes(h1)) return h1;
   const parts = title.split(/\s+[|–—·«»:-]\s+|\s*[|_]\s*/).filter((part) => part !== "" && part !== site);
-  const longest = parts.reduce((best, part) => (part.length > best.length ? part : best), "");
-  return longest.length * 2 >= title.length ? longest : title;
+  const [name = title] = parts;
+  // Most sites put their name last; a first part of one word is a site's name put first.
+  if (/\S\s+\S/.test(name) || /[\u3040-\u9fff\uac00-\ud7af]{4}/.test(name)) return name;
+  return parts.reduce((best, part) => (part.length > best.length ? part : best), name);
 }
 
 interface Fields {
@@ -148,7 +181,7 @@ const ARTICLE = /Article|Posting|Report|Review|Recipe|WebPage|Book|HowTo|Questio
 function readJsonLd(text: string, data: Fields): void {
   let json: unknown;
   try {
-    json = JSON.parse(text.replace(/^\s*<!--|-->\s*$/g, "").replace(/[\u0000-\u001f]+/g, " "));
+    json = JSON.parse(text.replace(/^\s*<!--|-->\s*$/g, "").replace(/\p{Cc}+/gu, " "));
   } catch {
     return;
   }
@@ -162,8 +195,12 @@ function readJsonLd(text: string, data: Fields): void {
     if (node["@graph"] !== undefined) visit(node["@graph"], depth + 1);
     if (!ARTICLE.test(String(node["@type"]))) return;
     const isPage = String(node["@type"]) === "WebPage";
-    const take = (key: string): string | undefined => (typeof node[key] === "string" ? clean(node[key]) || undefined : undefined);
-    const set = <K extends "title" | "date" | "modified" | "language" | "licence">(key: K, found: string | undefined) => {
+    const take = (key: string): string | undefined =>
+      typeof node[key] === "string" ? clean(node[key]) || undefined : undefined;
+    const set = <K extends "title" | "date" | "modified" | "language" | "licence">(
+      key: K,
+      found: string | undefined,
+    ) => {
       if (found !== undefined) data[key] ??= found;
     };
     set("title", take("headline") ?? (isPage ? undefined : take("name")));
@@ -199,7 +236,11 @@ export function languageTag(text: string | undefined): string | undefined {
   if (language === undefined) return undefined;
   const parts = rest.split(/[-_]/).filter(Boolean);
   const tagged = parts.map((part) =>
-    part.length === 2 ? part.toUpperCase() : part.length === 4 ? part[0]!.toUpperCase() + part.slice(1).toLowerCase() : part.toLowerCase(),
+    part.length === 2
+      ? part.toUpperCase()
+      : part.length === 4
+        ? part[0]!.toUpperCase() + part.slice(1).toLowerCase()
+        : part.toLowerCase(),
   );
   return [language.toLowerCase(), ...tagged].join("-");
 }
@@ -216,7 +257,9 @@ export function isoDate(text: string | undefined): string | undefined {
     const [, year, month, day, time, zone] = iso;
     const date = valid(Number(year), Number(month), Number(day));
     if (date === undefined) return undefined;
-    return time === undefined ? date : `${date}T${time.length === 5 ? `${time}:00` : time}${zone === undefined ? "" : zone === "Z" ? "Z" : zone.replace(/^([+-]\d{2}):?/, "$1:")}`;
+    return time === undefined
+      ? date
+      : `${date}T${time.length === 5 ? `${time}:00` : time}${zone === undefined ? "" : zone === "Z" ? "Z" : zone.replace(/^([+-]\d{2}):?/, "$1:")}`;
   }
   const eastern = /(\d{4})\s*[年./년-]\s*(\d{1,2})\s*[月./월-]\s*(\d{1,2})/.exec(given);
   if (eastern !== null) return valid(Number(eastern[1]), Number(eastern[2]), Number(eastern[3]));
@@ -225,7 +268,8 @@ export function isoDate(text: string | undefined): string | undefined {
   const named = /(\d{1,2})(?:st|nd|rd|th|\.)?\s+(?:of\s+)?([a-z]{3})[a-z]*\.?,?\s+(\d{4})/i.exec(given);
   if (named !== null) return valid(Number(named[3]), MONTHS.indexOf(named[2]!.toLowerCase()) + 1, Number(named[1]));
   const american = /([a-z]{3})[a-z]*\.?\s+(\d{1,2})(?:st|nd|rd|th)?,?\s+(\d{4})/i.exec(given);
-  if (american !== null) return valid(Number(american[3]), MONTHS.indexOf(american[1]!.toLowerCase()) + 1, Number(american[2]));
+  if (american !== null)
+    return valid(Number(american[3]), MONTHS.indexOf(american[1]!.toLowerCase()) + 1, Number(american[2]));
   return undefined;
 }
 

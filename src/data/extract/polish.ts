@@ -30,7 +30,8 @@ const MARKUP = /^<(?:img|div|script|iframe|a|p|span)\b/i;
 export function polish(entries: readonly Entry[], title: Block | undefined): Entry[] {
   const total = entries.reduce((sum, entry) => sum + entry.line.prose, 0);
   let rest = [...entries];
-  const at = title === undefined ? -1 : rest.findLastIndex((entry) => entry.block === title || entry.block.parent === title);
+  const at =
+    title === undefined ? -1 : rest.findLastIndex((entry) => entry.block === title || entry.block.parent === title);
   if (at >= 0 && proseOf(rest.slice(0, at)) <= total * 0.3) rest = rest.slice(at + 1);
   rest = untilEnding(rest, total);
 
@@ -47,7 +48,14 @@ export function polish(entries: readonly Entry[], title: Block | undefined): Ent
     if (text.length < 300 && PROMOTIONS.test(text) && (prose < total * 0.1 || text.length < 120)) continue;
     if (MARKUP.test(text)) continue;
     if (!started && text.length < 120 && BYLINE.test(text)) continue;
-    if (prose === 0 && entry.kind !== "item" && entry.kind !== "row" && links > text.length * 0.8 && entry.kind !== "heading") continue;
+    if (
+      prose === 0 &&
+      entry.kind !== "item" &&
+      entry.kind !== "row" &&
+      links > text.length * 0.8 &&
+      entry.kind !== "heading"
+    )
+      continue;
     if (text.length >= 40) {
       if (seen.has(text)) continue;
       seen.add(text);
