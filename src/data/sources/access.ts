@@ -86,11 +86,19 @@ export async function peek(chunks: Chunks, count: number): Promise<Peeked> {
   const iterator = chunks[Symbol.asyncIterator]();
   const parts: Uint8Array[] = [];
   let size = 0;
+  let failure: unknown;
   while (size < count) {
-    const { value, done } = await iterator.next();
-    if (done === true) break;
-    parts.push(value);
-    size += value.length;
+    try {
+      const { value, done } = await iterator.next();
+      if (done === true) break;
+      parts.push(value);
+      size += value.length;
+    } catch (error) {
+      // What came before a stream broke off is worth reading.
+      if (size === 0) throw error;
+      failure = error;
+      break;
+    }
   }
   const head = parts.length === 1 ? parts[0]! : Buffer.concat(parts, size);
   const close = async () => {
@@ -99,6 +107,7 @@ export async function peek(chunks: Chunks, count: number): Promise<Peeked> {
   async function* all(): AsyncGenerator<Uint8Array> {
     try {
       if (head.length > 0) yield head;
+      if (failure !== undefined) throw failure;
       for (;;) {
         const { value, done } = await iterator.next();
         if (done === true) return;

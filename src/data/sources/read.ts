@@ -15,7 +15,7 @@ import {
 import { extractRaw } from "../extract/raw.ts";
 import { type Access, bufferAccess, type Chunks, fileAccess, fileChunks, peek, readAll } from "./access.ts";
 import { extensionOf, type Input, isUrl, listFiles, systemProblem } from "./files.ts";
-import { type Format, type FormatOptions, formatOf, type Opened, readers } from "./formats.ts";
+import { type FormatOptions, formatOf, type Opened, readers } from "./formats.ts";
 import { fetchChunks, urlAccess } from "./http.ts";
 import { type DatasetCard, folderCard, hubOptions, isDataFile, isRepository, listRepository } from "./huggingface.ts";
 import { Budget, gunzip, unzstd } from "./unpack.ts";
@@ -42,6 +42,8 @@ interface Context extends FormatOptions {
 }
 
 const MAX_NESTING = 3;
+/** An archive with so many members that grow beyond reason is not read further. */
+const MAX_BOMBS = 10;
 /** Of problems with single lines, rows or members, a file may have this many of its own in the report; the rest is counted in one line. */
 const PROBLEMS_PER_FILE = 20;
 
@@ -179,48 +181,41 @@ async function* open(
   depth: number,
 ): AsyncGenerator<Item | Raw> {
   const { head, chunks, close } = await peek(opened.chunks, 1024);
-  if (head.length === 0) {
-    await close();
-    throw new ReadError("empty", "It is empty.");
-  }
-  const inner = { ...opened, chunks, close };
-  const packed =
-    head[0] === 0x1f && head[1] === 0x8b
-      ? gunzip
-      : head[0] === 0x28 && head[1] === 0xb5 && head[2] === 0x2f && head[3] === 0xfd
-        ? unzstd
-        : undefined;
-  if (packed !== undefined) {
-    if (depth >= MAX_NESTING) throw new ReadError("bomb", `It is packed more than ${MAX_NESTING} times.`);
-    const { access: _access, size: _size, ...rest } = inner;
-    yield* open(
-      { ...rest, chunks: packed(chunks, budget) },
-      name.replace(/\.(?:gz|zst|zstd)$/i, ""),
-      undefined,
-      context,
-      budget,
-      depth + 1,
-    );
-    return;
-  }
-  const extension = extensionOf(name);
-  if (extension === "gz" || extension === "zst")
-    throw new ReadError("malformed", `Its name says .${extension}, but it does not begin like that.`);
-  let format: Format;
   try {
-    format = formatOf(extension, mediaType, head);
-  } catch (error) {
+    if (head.length === 0) throw new ReadError("empty", "It is empty.");
+    const inner = { ...opened, chunks, close };
+    const unpack = unpackerOf(head);
+    if (unpack !== undefined) {
+      if (depth >= MAX_NESTING) throw new ReadError("bomb", `It is packed more than ${MAX_NESTING} times.`);
+      const { access: _access, size: _size, ...rest } = inner;
+      const plain = name.replace(/\.(?:gz|zst|zstd)$/i, "");
+      yield* open({ ...rest, chunks: unpack(chunks, budget) }, plain, undefined, context, budget, depth + 1);
+      return;
+    }
+    const extension = extensionOf(name);
+    if (extension === "gz" || extension === "zst") {
+      throw new ReadError("malformed", `Its name says .${extension}, but it does not begin like that.`);
+    }
+    const format = formatOf(extension, mediaType, head);
+    if (format === "zip") {
+      yield* openZip(inner, context, budget, depth);
+      return;
+    }
+    for await (const part of readers[format](inner, context)) {
+      if (part instanceof ReadError) yield problemOf(part, placeIn(opened), context);
+      else yield part;
+    }
+  } finally {
     await close();
-    throw error;
   }
-  if (format === "zip") {
-    yield* openZip(inner, context, budget, depth);
-    return;
-  }
-  for await (const part of readers[format](inner, context)) {
-    if (part instanceof ReadError) yield problemOf(part, placeIn(opened), context);
-    else yield part;
-  }
+}
+
+const GZIP = [0x1f, 0x8b];
+const ZSTD = [0x28, 0xb5, 0x2f, 0xfd];
+
+function unpackerOf(head: Uint8Array): typeof gunzip | undefined {
+  const begins = (magic: readonly number[]) => magic.every((byte, i) => head[i] === byte);
+  return begins(GZIP) ? gunzip : begins(ZSTD) ? unzstd : undefined;
 }
 
 async function* openZip(opened: Opened, context: Context, budget: Budget, depth: number): AsyncGenerator<Item | Raw> {
@@ -235,6 +230,7 @@ async function* openZip(opened: Opened, context: Context, budget: Budget, depth:
   try {
     const members = await zipMembers(access, context.limits);
     if (members.length === 0) throw new ReadError("empty", "The archive holds no files.");
+    let bombs = 0;
     for (const member of members) {
       if (/(?:^|\/)(?:\.|__MACOSX\/)/.test(member.name)) continue;
       const { access: _access, size: _size, charset: _charset, ...rest } = opened;
@@ -246,13 +242,17 @@ async function* openZip(opened: Opened, context: Context, budget: Budget, depth:
         id: `${opened.id}!/${member.name}`,
         meta: { ...opened.meta, member: name },
       };
+      const before = { in: budget.in, out: budget.out };
       try {
         yield* open(inside, member.name, undefined, context, budget, depth + 1);
       } catch (error) {
         if (!(error instanceof ReadError)) throw error;
         yield problemOf(error, placeIn(inside), context);
-        // What is left of the archive counts against the same budget.
-        if (error.code === "bomb" && budget.out > context.limits.unpacked) return;
+        if (error.code !== "bomb") continue;
+        // The others may be good, but not without end: each bomb costs the time to find it out.
+        if (++bombs === MAX_BOMBS) return;
+        budget.in = before.in;
+        budget.out = before.out;
       }
     }
   } finally {

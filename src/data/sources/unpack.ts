@@ -1,4 +1,4 @@
-import { Readable, type Transform } from "node:stream";
+import type { Transform } from "node:stream";
 import zlib from "node:zlib";
 import { ReadError, type ReadLimits } from "../document.ts";
 import type { Chunks } from "./access.ts";
@@ -41,31 +41,66 @@ function explain(error: unknown, kind: string): unknown {
   return error;
 }
 
-/** A stream through one of Node's decompressors. */
+/** Packed bytes given to a decompressor at a time: what comes out of them at once is at most about a thousand times as much. */
+const STEP = 16_384;
+
+/**
+ * A stream through one of Node's decompressors. Step by step and not as a pipe, because a pipe that ends with an error throws away what it
+ * had unpacked before.
+ */
 export async function* through(
   chunks: Chunks,
   transform: Transform,
   budget: Budget,
   kind: string,
 ): AsyncGenerator<Uint8Array> {
-  async function* counted() {
-    for await (const chunk of chunks) {
-      budget.in += chunk.length;
-      yield chunk;
-    }
-  }
-  const input = Readable.from(counted(), { objectMode: false, highWaterMark: 65_536 });
-  input.on("error", (error) => transform.destroy(error));
-  input.pipe(transform);
-  try {
-    for await (const chunk of transform as AsyncIterable<Uint8Array>) {
+  let ready: Uint8Array[] = [];
+  let failure: unknown;
+  transform.on("data", (chunk: Uint8Array) => {
+    if (failure !== undefined) return;
+    try {
       budget.add(chunk.length);
-      yield chunk;
+      ready.push(chunk);
+    } catch (error) {
+      failure = error;
+      transform.destroy();
     }
-  } catch (error) {
-    throw explain(error, kind);
+  });
+  transform.on("error", (error) => {
+    failure ??= error;
+  });
+  const take = (): Uint8Array[] => {
+    const taken = ready;
+    ready = [];
+    return taken;
+  };
+  const settle = (start: (done: () => void) => void) =>
+    new Promise<void>((resolve) => {
+      transform.once("close", resolve);
+      start(() => {
+        transform.off("close", resolve);
+        resolve();
+      });
+    });
+  try {
+    for await (const chunk of chunks) {
+      for (let at = 0; at < chunk.length && failure === undefined; at += STEP) {
+        const part = chunk.subarray(at, at + STEP);
+        budget.in += part.length;
+        await settle((done) => transform.write(part, done));
+        yield* take();
+      }
+      if (failure !== undefined) break;
+    }
+    if (failure === undefined) {
+      await settle((done) => {
+        transform.once("end", done);
+        transform.end();
+      });
+    }
+    yield* take();
+    if (failure !== undefined) throw explain(failure, kind);
   } finally {
-    input.destroy();
     transform.destroy();
   }
 }
