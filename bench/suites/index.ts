@@ -5,6 +5,7 @@ import { gemm } from "./gemm.ts";
 import { gpt } from "./gpt.ts";
 import { neighbour } from "./neighbour.ts";
 import { profile } from "./profile.ts";
+import { serve } from "./serve.ts";
 
 /** Every suite, in the order of `npm run bench -- --help`. */
-export const suites: readonly Command[] = [gpt, gemm, neighbour, eventloop, profile, compare];
+export const suites: readonly Command[] = [gpt, gemm, serve, neighbour, eventloop, profile, compare];

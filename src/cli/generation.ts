@@ -4,6 +4,8 @@ import { type BackendChoice, chooseBackend } from "../engine/default.ts";
 import { useBackend } from "../engine/index.ts";
 import { createModelHost, type GeneratingHost, type ReplyRequest } from "../generate/index.ts";
 import { loadModel } from "../models/folder.ts";
+import type { LanguageModel } from "../models/model.ts";
+import { InputError } from "../tensor/errors.ts";
 import { dispose } from "../tensor/tree.ts";
 import { loadTokenizer } from "../tokenizers/load.ts";
 
@@ -51,24 +53,66 @@ export function installBackend(wanted: BackendChoice, warn: (line: string) => vo
   return backend.name;
 }
 
+/** Options of how many texts at once are read and written. */
+export const cacheOptions = {
+  cache: z
+    .enum(["f32", "bf16", "int8"])
+    .default("f32")
+    .describe("what keys and values are rounded to; bf16 takes half the memory, int8 a quarter"),
+  cacheTokens: z
+    .number()
+    .int()
+    .min(1)
+    .optional()
+    .describe("tokens that all texts together may hold; replies wait where there is no room. Default: all slots full"),
+  prefixes: z.boolean().default(true).describe("texts that begin alike, with one system prompt say, are read once"),
+  ngram: z
+    .boolean()
+    .default(false)
+    .describe("guess tokens from what followed the same words earlier in the text, and check several in one step"),
+  draft: z
+    .string()
+    .optional()
+    .describe("the folder of a smaller model with the same tokenizer, which guesses tokens to be checked in one step")
+    .meta({ value: "DIR" }),
+  ahead: z.number().int().min(1).max(16).default(4).describe("most tokens that are guessed ahead"),
+  reproducible: z
+    .boolean()
+    .default(false)
+    .describe("the same seed gives the same bits whoever else is served; slower with many at once"),
+};
+
+export type CacheOptions = Partial<z.output<z.ZodObject<typeof cacheOptions>>>;
+
 /** Loads a Hugging Face folder, model and tokenizer. Closing the host gives the weights back. */
 export async function openHost(
   folder: string,
-  options: { readonly id?: string; readonly slots?: number; readonly description?: string } = {},
+  options: CacheOptions & { readonly id?: string; readonly slots?: number; readonly description?: string } = {},
 ): Promise<GeneratingHost> {
-  const { slots, description } = options;
+  const { slots, description, cache, cacheTokens, prefixes, ngram, ahead, reproducible } = options;
+  if (options.draft !== undefined && ngram)
+    throw new InputError("--draft and --ngram are two ways to guess tokens ahead. Leave out one of them.");
   const [{ model }, tokenizer] = await Promise.all([loadModel(folder), loadTokenizer(folder)]);
+  let draft: LanguageModel | undefined;
   try {
+    if (options.draft !== undefined) draft = (await loadModel(options.draft)).model;
     return createModelHost({
       id: options.id ?? basename(resolve(folder)),
       model,
       tokenizer,
       ...(slots === undefined ? {} : { slots }),
       ...(description === undefined ? {} : { description }),
-      release: () => dispose(model),
+      cache: cache === "int8" ? "i8" : cache,
+      cacheTokens,
+      prefixes,
+      lookUp: ngram,
+      draft,
+      ahead,
+      reproducible,
+      release: () => dispose([model, draft]),
     });
   } catch (error) {
-    dispose(model);
+    dispose([model, draft]);
     throw error;
   }
 }

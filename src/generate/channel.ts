@@ -7,6 +7,12 @@ export class ReplyChannel {
   #finish: "stop" | "length" | undefined;
   #failure: { readonly reason: unknown } | undefined;
   #wake: (() => void) | undefined;
+  #cached: number | undefined;
+
+  /** @param cached tokens of the prompt that need not be read */
+  begin(cached: number): void {
+    this.#cached = cached;
+  }
 
   push(text: string, token: number, finish?: "stop" | "length"): void {
     this.#text += text;
@@ -34,7 +40,9 @@ export class ReplyChannel {
       text: this.#text,
       tokens: this.#tokens,
       ...(this.#finish ? { finish: this.#finish } : {}),
+      ...(this.#cached ? { cached: this.#cached } : {}),
     };
+    this.#cached = undefined;
     this.#text = "";
     this.#tokens = [];
     return chunk;

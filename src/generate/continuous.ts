@@ -2,6 +2,7 @@ import type { LanguageModel } from "../models/model.ts";
 import { InputError } from "../tensor/errors.ts";
 import type { Decoder } from "./decoder.ts";
 import { type Sampled, Sampler, type SamplingParameters, uniformAt } from "./sampler.ts";
+import { check, type Guess, type Guesser } from "./speculative.ts";
 
 /** A text in the making, as the batch sees it. */
 export interface Sequence {
@@ -41,6 +42,8 @@ interface Work {
   readonly ids: readonly number[];
   /** After how many of these tokens the next one is chosen: none in the middle of a prompt. */
   readonly wanted: number;
+  /** Guessed tokens, the last of `ids`. */
+  readonly guess?: Guess;
 }
 
 /**
@@ -52,11 +55,16 @@ interface Work {
 export class ContinuousBatch {
   readonly #decoder: Decoder;
   readonly #bySlot: (Running | undefined)[];
+  readonly #guesser: Guesser | undefined;
   #arrivals = 0;
   #sampler: Sampler | undefined;
+  /** Tokens that were guessed, and that were right. */
+  readonly guesses = { made: 0, right: 0 };
 
-  constructor(decoder: Decoder) {
+  /** @param guesser guesses at most `decoder.ahead` tokens of each reply; what comes out has the same distribution */
+  constructor(decoder: Decoder, guesser?: Guesser) {
     this.#decoder = decoder;
+    this.#guesser = decoder.ahead > 0 ? guesser : undefined;
     this.#bySlot = Array.from({ length: decoder.slots }, () => undefined);
   }
 
@@ -123,6 +131,7 @@ export class ContinuousBatch {
     running.gone = true;
     this.#bySlot[running.slot] = undefined;
     this.#decoder.clear(running.slot);
+    this.#guesser?.clear(running.slot);
   }
 
   /**
@@ -134,7 +143,8 @@ export class ContinuousBatch {
     const prompts = all.filter((one) => !one.ready);
     const replies = all.filter((one) => one.ready);
     if (!this.#decoder.reproducible) {
-      await this.#run(model, this.#plan(prompts, promptsFirst && prompts.length > 0 ? [] : replies));
+      const now = promptsFirst && prompts.length > 0 ? [] : replies;
+      await this.#run(model, this.#plan(prompts, await this.#next(model, now)));
       return;
     }
     // A prompt alone, then one token for each reply, that of this prompt too.
@@ -153,13 +163,46 @@ export class ContinuousBatch {
       );
   }
 
+  /** The next tokens of replies: the last one, and what may follow it. */
+  async #next(model: LanguageModel, replies: readonly Running[]): Promise<Work[]> {
+    const guesser = this.#guesser;
+    if (!guesser || replies.length === 0) return replies.map((one) => pieceOf(one, 1));
+    const capacity = this.#decoder.capacityFor(model);
+    const guesses = await guesser.guess(
+      replies.map(({ slot, history, sequence }) => ({
+        slot,
+        history,
+        ...sequence,
+        prompt: sequence.prompt.length,
+        // Log-probabilities are of tokens that were drawn one at a time.
+        most: sequence.measure
+          ? 0
+          : Math.max(
+              0,
+              Math.min(this.#decoder.ahead, capacity - history.length - 1, this.#left(sequence, history) - 1),
+            ),
+      })),
+    );
+    return replies.flatMap((one, i) => {
+      if (one.gone) return [];
+      const guess = guesses[i]!;
+      const ids = [...one.history.slice(one.read), ...guess.tokens];
+      return [guess.tokens.length === 0 ? pieceOf(one, 1) : { one, ids, wanted: ids.length, guess }];
+    });
+  }
+
+  #left({ maxTokens, prompt }: Sequence, history: readonly number[]): number {
+    return (maxTokens ?? Number.POSITIVE_INFINITY) - (history.length - prompt.length);
+  }
+
   /** Replies first; then prompts, the shortest rest first, but the one that waits longest is never left out. */
-  #plan(prompts: readonly Running[], replies: readonly Running[]): Work[] {
-    const work = replies.map((one) => pieceOf(one, 1));
+  #plan(prompts: readonly Running[], replies: readonly Work[]): Work[] {
+    const work = [...replies];
+    const count = work.reduce((n, { ids }) => n + ids.length, 0);
     const left = prompts.reduce((n, { history, read }) => n + history.length - read, 0);
     if (left === 0) return work;
     const largest = this.#decoder.sizes.at(-1)!;
-    let room = Math.max(this.#decoder.sizeFor(Math.min(work.length + left, largest)) - work.length, 1);
+    let room = Math.max(this.#decoder.sizeFor(Math.min(count + left, largest)) - count, 1);
     const oldest = prompts.reduce((a, b) => (a.arrival < b.arrival ? a : b));
     const others = prompts.filter((one) => one !== oldest);
     const rest = (one: Running): number => one.history.length - one.read;
@@ -186,8 +229,12 @@ export class ContinuousBatch {
       work.map(({ one, ids, wanted }) => ({ slot: one.slot, ids, wanted })),
       size,
     );
-    for (const [i, { one, ids, wanted }] of work.entries()) {
+    for (const [i, { one, ids, wanted, guess }] of work.entries()) {
       if (one.gone) continue; // left meanwhile
+      if (guess) {
+        this.#check(model, one, guess, rows[i]!);
+        continue;
+      }
       one.read += ids.length;
       this.#decoder.settle(one.slot);
       if (wanted === 0) continue;
@@ -196,16 +243,45 @@ export class ContinuousBatch {
     }
   }
 
-  #choose(model: LanguageModel, running: Running, logits: Float32Array): void {
-    const { sequence, history } = running;
+  /** Takes what was guessed right, and one token more. */
+  #check(model: LanguageModel, running: Running, guess: Guess, logits: readonly Float32Array[]): void {
+    const { sequence, history, slot } = running;
+    const sampler = this.#samplerFor(model);
+    const position = history.length - sequence.prompt.length;
+    const tokens = check(sequence, position, guess, (n) =>
+      sampler.distribution(logits[n]!, sequence.sampling, [...history, ...guess.tokens.slice(0, n)]),
+    );
+    this.guesses.made += guess.tokens.length;
+    this.guesses.right += tokens.length - 1;
+    for (const token of tokens) {
+      if (running.gone) return;
+      this.#accept(model, running, { token, logProbability: Number.NaN, entropy: Number.NaN });
+    }
+    if (running.gone) return;
+    // All but the last token are held; what was guessed wrongly is taken back.
+    running.read = history.length - 1;
+    this.#decoder.rewind(slot, running.read);
+    this.#decoder.settle(slot);
+  }
+
+  #samplerFor(model: LanguageModel): Sampler {
     const { vocabulary } = model.config;
     if (this.#sampler?.vocabulary !== vocabulary) this.#sampler = new Sampler(vocabulary);
+    return this.#sampler;
+  }
+
+  #choose(model: LanguageModel, running: Running, logits: Float32Array): void {
+    const { sequence, history } = running;
     const position = history.length - sequence.prompt.length;
     const uniform = uniformAt(sequence.seed, sequence.stream, position);
-    const sampled = this.#sampler.sample(logits, sequence.sampling, history, uniform, sequence.measure);
-    history.push(sampled.token);
-    const goesOn = sequence.accept(sampled);
-    if (!goesOn || history.length >= this.#decoder.capacityFor(model)) this.#remove(running);
+    const sampled = this.#samplerFor(model).sample(logits, sequence.sampling, history, uniform, sequence.measure);
+    this.#accept(model, running, sampled);
+  }
+
+  #accept(model: LanguageModel, running: Running, sampled: Readonly<Sampled>): void {
+    running.history.push(sampled.token);
+    const goesOn = running.sequence.accept(sampled);
+    if (!goesOn || running.history.length >= this.#decoder.capacityFor(model)) this.#remove(running);
   }
 }
 

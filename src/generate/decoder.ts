@@ -205,6 +205,18 @@ export class Decoder {
     for (const page of held.pages.reverse()) this.#held?.pool.release(page);
   }
 
+  holds(slot: number): boolean {
+    return this.#sequences[slot] !== undefined;
+  }
+
+  /** How many tokens of the sequence in a slot are those of another text. */
+  sharedLength(slot: number, ids: readonly number[]): number {
+    const mine = this.#sequences[slot]?.ids ?? [];
+    let n = 0;
+    while (n < mine.length && mine[n] === ids[n]) n++;
+    return n;
+  }
+
   /** Tokens of the sequence in a slot. */
   lengthOf(slot: number): number {
     return this.#sequences[slot]?.ids.length ?? 0;
@@ -310,10 +322,10 @@ export class Decoder {
       this.release();
       const capacity = this.capacityFor(model);
       const blocks = Math.ceil(capacity / PAGE);
-      const pages = Math.min(
-        this.slots * blocks,
-        Math.max(blocks, Math.ceil((this.#options.cacheTokens ?? this.slots * capacity) / PAGE)),
-      );
+      const { cacheTokens } = this.#options;
+      const most = this.slots * blocks;
+      // One sequence of full length at the least.
+      const pages = cacheTokens === undefined ? most : Math.min(most, Math.max(blocks, Math.ceil(cacheTokens / PAGE)));
       const cache = emptyCache(model.config, this.slots, capacity, { type: this.#options.cache, pages });
       this.#held = { cache, config, capacity, pool: new PagePool(pages, PAGE) };
     }

@@ -5,7 +5,9 @@ import { turn } from "./batch.ts";
 import { ReplyChannel } from "./channel.ts";
 import { ContinuousBatch, type Sequence } from "./continuous.ts";
 import { Decoder, type DecoderOptions } from "./decoder.ts";
+import type { PageCounts } from "./pages.ts";
 import { checkSampling } from "./sampler.ts";
+import { DraftGuesser, type Guesser, lookUpGuesser } from "./speculative.ts";
 import { ReplyText } from "./text.ts";
 import type { ReplyChunk, ReplyRequest } from "./types.ts";
 
@@ -16,7 +18,27 @@ export interface EngineOptions extends Partial<DecoderOptions> {
   readonly endIds?: readonly number[] | undefined;
   /** How long the cache's memory is kept when nobody asks for anything. Default 60. */
   readonly idleSeconds?: number | undefined;
+  /** Speculative decoding: a smaller model with the same tokenizer guesses tokens, or they are looked up in the text itself. Default neither. */
+  readonly draft?: LanguageModel | undefined;
+  readonly lookUp?: boolean | undefined;
 }
+
+/** What an engine does and holds now, and what it has done so far. */
+export interface EngineStatus {
+  readonly running: number;
+  readonly waiting: number;
+  readonly programs: number;
+  /** Of the pages that are held or kept, in bytes. */
+  readonly cacheBytes: number;
+  readonly pages: PageCounts;
+  /** Tokens of prompts, and how many of them had been read before. */
+  readonly prefixTokens: { readonly asked: number; readonly found: number };
+  /** Tokens that were guessed ahead, and that were right. */
+  readonly guesses: { readonly made: number; readonly right: number };
+}
+
+/** Tokens guessed ahead where there is somebody to guess. */
+const AHEAD = 4;
 
 /** Sequences at the same time, unless told otherwise: as many as the server runs. */
 const SLOTS = 8;
@@ -37,6 +59,7 @@ export class ReplyEngine {
   readonly model: LanguageModel;
   readonly tokenizer: Tokenizer;
   readonly #decoder: Decoder;
+  readonly #guesser: Guesser | undefined;
   readonly #batch: ContinuousBatch;
   readonly #endIds: ReadonlySet<number>;
   readonly #waiting: Waiting[] = [];
@@ -55,14 +78,17 @@ export class ReplyEngine {
       );
     this.model = model;
     this.tokenizer = tokenizer;
-    this.#decoder = new Decoder({
-      ...options,
-      slots: options.slots ?? SLOTS,
-      chunks: options.chunks ?? CHUNKS,
-      prefixes: options.prefixes ?? true,
-    });
+    const { draft, lookUp, slots = SLOTS, chunks = CHUNKS, prefixes = true } = options;
+    const ahead = draft || lookUp ? (options.ahead ?? AHEAD) : 0;
+    if (options.reproducible && ahead > 0)
+      throw new InputError(
+        "generate: tokens guessed ahead are checked in steps of several sizes, which reproducible decoding rules out. Leave out one of the two.",
+      );
+    const all = { ...options, slots, chunks };
+    this.#decoder = new Decoder({ ...all, prefixes, ahead });
     this.#decoder.capacityFor(model);
-    this.#batch = new ContinuousBatch(this.#decoder);
+    this.#guesser = draft ? new DraftGuesser(draft, model, all) : lookUp ? lookUpGuesser : undefined;
+    this.#batch = new ContinuousBatch(this.#decoder, this.#guesser);
     this.#endIds = new Set(options.endIds ?? endIdsOf(model, tokenizer));
     this.#idleSeconds = options.idleSeconds ?? 60;
   }
@@ -83,6 +109,20 @@ export class ReplyEngine {
   }
   get cacheBytes(): number {
     return this.#decoder.cacheBytes;
+  }
+  get status(): EngineStatus {
+    const { running, waiting, programs, cacheBytes } = this;
+    const { pages, prefixTokens } = this.#decoder;
+    const { guesses } = this.#batch;
+    return {
+      running,
+      waiting,
+      programs,
+      cacheBytes,
+      pages,
+      prefixTokens: { ...prefixTokens },
+      guesses: { ...guesses },
+    };
   }
 
   /**
@@ -134,6 +174,7 @@ export class ReplyEngine {
       stream: 0,
       measure: false,
       maxTokens: most,
+      known: (tokens) => channel.begin(tokens),
       accept: ({ token }) => {
         count++;
         const ended = this.#endIds.has(token);
@@ -191,9 +232,13 @@ export class ReplyEngine {
   #rest(): void {
     if (this.#closed) {
       this.#decoder.dispose();
+      this.#guesser?.dispose();
       return;
     }
-    this.#idleTimer = setTimeout(() => this.#decoder.release(), this.#idleSeconds * 1000);
+    this.#idleTimer = setTimeout(() => {
+      this.#decoder.release();
+      this.#guesser?.release();
+    }, this.#idleSeconds * 1000);
     this.#idleTimer.unref();
   }
 
@@ -203,6 +248,7 @@ export class ReplyEngine {
     clearTimeout(this.#idleTimer);
     while (this.#loop) await this.#loop;
     this.#decoder.dispose();
+    this.#guesser?.dispose();
   }
 }
 

@@ -1,7 +1,7 @@
 import type { LanguageModel } from "../models/model.ts";
 import { encodeChat } from "../tokenizers/chat-template.ts";
 import type { Tokenizer } from "../tokenizers/types.ts";
-import { type EngineOptions, ReplyEngine } from "./engine.ts";
+import { type EngineOptions, type EngineStatus, ReplyEngine } from "./engine.ts";
 import type { ChatTurn, ReplyChunk, ReplyRequest } from "./types.ts";
 
 export interface HostOptions extends EngineOptions {
@@ -25,6 +25,7 @@ export interface GeneratingHost {
   readonly model: LanguageModel;
   readonly tokenizer: Tokenizer;
   readonly engine: ReplyEngine;
+  readonly status: EngineStatus;
   encode(text: string): number[];
   encodeChat(messages: readonly ChatTurn[]): number[];
   generate(request: ReplyRequest, signal: AbortSignal): AsyncIterable<ReplyChunk>;
@@ -48,6 +49,9 @@ export function createModelHost(options: HostOptions): GeneratingHost {
     model,
     tokenizer,
     engine,
+    get status() {
+      return engine.status;
+    },
     encode: (text) => tokenizer.encode(text),
     encodeChat: (messages) => encodeConversation(tokenizer, messages),
     generate: (request, signal) => engine.reply(request, signal),

@@ -121,6 +121,25 @@ export class Sampler {
     return result;
   }
 
+  /**
+   * What `sample` draws from, as a whole: (vocabulary) probabilities after penalty, temperature and filters. Greedy: 1 at the most likely token.
+   * @throws HowdahError "not_finite" as `sample`
+   */
+  distribution(logits: Float32Array, parameters: SamplingParameters, history: readonly number[]): Float64Array {
+    const { temperature, repetitionPenalty: penalty = 1 } = parameters;
+    const scale = temperature === 0 ? 1 : 1 / temperature;
+    for (let i = 0; i < this.vocabulary; i++) this.#scores[i] = logits[i]! * scale;
+    if (penalty !== 1) this.#penalize(history, penalty);
+    const p = new Float64Array(this.vocabulary);
+    if (temperature === 0) {
+      p[this.#highest().token] = 1;
+      return p;
+    }
+    const { count, total } = this.#filter(parameters);
+    for (let i = 0; i < count; i++) p[this.#tokens[i]!] = this.#weights[i]! / total;
+    return p;
+  }
+
   #highest(): { token: number; score: number } {
     const scores = this.#scores;
     let token = -1;
@@ -171,7 +190,13 @@ export class Sampler {
     }
   }
 
-  #draw({ topK = 0, topP = 1, minP = 0 }: SamplingParameters, uniform: number): number {
+  #draw(parameters: SamplingParameters, uniform: number): number {
+    const { count, total } = this.#filter(parameters);
+    return this.#pick(this.#tokens, count, total, uniform);
+  }
+
+  /** The tokens that may be chosen and their weights, in front of `#tokens` and `#weights`. */
+  #filter({ topK = 0, topP = 1, minP = 0 }: SamplingParameters): { count: number; total: number } {
     const scores = this.#scores;
     const tokens = this.#tokens;
     const weights = this.#weights;
@@ -201,7 +226,7 @@ export class Sampler {
       }
       count = kept;
     }
-    return this.#pick(tokens, count, total, uniform);
+    return { count, total };
   }
 
   /** The token at `uniform` of the way through the weights, which sum to `total`. @param tokens none: all in order */

@@ -31,4 +31,6 @@ export interface ReplyChunk {
   /** Ids sampled since the last chunk. */
   tokens: readonly number[];
   finish?: "stop" | "length";
+  /** On the first chunk: tokens of the prompt that had been read before, for another text that begins alike. */
+  cached?: number;
 }

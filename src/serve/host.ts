@@ -34,6 +34,8 @@ export interface GenerateChunk {
   /** Ids sampled since the last chunk (their number is what `usage` counts). */
   tokens: readonly number[];
   finish?: "stop" | "length";
+  /** On the first chunk: tokens of the prompt that had been read before, for another text that begins alike. */
+  cached?: number;
 }
 
 export interface ModelHost {
@@ -54,6 +56,8 @@ export interface ModelHost {
   encodeChat(messages: readonly ChatMessage[]): number[];
   /** Ends, or throws, soon after `signal` is aborted. */
   generate(request: GenerateRequest, signal: AbortSignal): AsyncIterable<GenerateChunk>;
+  /** What it does and holds now, for /health: numbers by name. */
+  readonly status?: object;
 }
 
 /** The models there are now. They may appear while the server runs: a training job adds one with each stage. */

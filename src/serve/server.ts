@@ -1,4 +1,5 @@
 import type { AddressInfo } from "node:net";
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createAdaptorServer, type HttpBindings } from "@hono/node-server";
 import { Hono } from "hono";
 import { HowdahError } from "../tensor/errors.ts";
@@ -76,9 +77,23 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     c.res.headers.set("Referrer-Policy", "no-referrer");
     c.res.headers.set("Cross-Origin-Resource-Policy", "same-origin");
   });
-  app.get("/health", (c) =>
-    c.json({ status: "ok", models: options.models.list().length, running: gate.running, waiting: gate.waiting }),
-  );
+  // How late timers fire: what of the event loop's time was not free. Since the last look.
+  const delay = monitorEventLoopDelay({ resolution: 1 });
+  delay.enable();
+  app.get("/health", (c) => {
+    const models = options.models.list();
+    const ms = (ns: number) => Math.round(ns / 1e4) / 100;
+    const eventLoop = { medianMs: ms(delay.percentile(50)), p99Ms: ms(delay.percentile(99)), maxMs: ms(delay.max) };
+    delay.reset();
+    return c.json({
+      status: "ok",
+      models: models.length,
+      running: gate.running,
+      waiting: gate.waiting,
+      eventLoop,
+      engines: Object.fromEntries(models.flatMap(({ id, status }) => (status ? [[id, status]] : []))),
+    });
+  });
   app.route("/v1", openAiRoutes({ models: options.models, limits, gate, closed: closed.signal, report }));
   const { models, runsDir } = options;
   app.route("/api", studioRoutes({ models, runsDir, votes, limits, draining: draining.signal, report }));
@@ -128,6 +143,7 @@ export async function createServer(options: ServerOptions): Promise<Server> {
     await gone;
     clearInterval(sweep);
     clearTimeout(force);
+    delay.disable();
     await votes.close();
   };
   return {

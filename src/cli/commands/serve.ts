@@ -6,7 +6,7 @@ import { Registry } from "../../generate/registry.ts";
 import { createServer } from "../../serve/index.ts";
 import { InputError } from "../../tensor/errors.ts";
 import { defineCommand } from "../command.ts";
-import { backendOption, installBackend, openHost } from "../generation.ts";
+import { backendOption, cacheOptions, installBackend, openHost } from "../generation.ts";
 import { formatSeconds } from "../text.ts";
 
 const options = z.object({
@@ -31,6 +31,7 @@ const options = z.object({
     .describe("another name under which clients reach this server, such as a proxy's")
     .meta({ value: "NAME" }),
   slots: z.number().int().min(1).max(256).default(8).describe("replies that are written at the same time, per model"),
+  ...cacheOptions,
   maxTokens: z.number().int().min(1).default(1024).describe("most tokens of a reply that clients may ask for"),
   runs: z.string().default("runs").describe("the folder of the runs, which the pages show").meta({ value: "DIR" }),
   backend: backendOption,
@@ -59,7 +60,7 @@ export const serve = defineCommand({
     const database = environment.DATABASE_URL;
     try {
       for (const { id, folder } of places) {
-        registry.add(await openHost(folder, { id, slots: o.slots }));
+        registry.add(await openHost(folder, { ...o, id }));
         signal.throwIfAborted();
       }
       const server = await createServer({

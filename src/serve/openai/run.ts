@@ -6,6 +6,10 @@ export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
+  prompt_tokens_details: {
+    /** Tokens of the prompts that had been read before, for texts that begin alike. */
+    cached_tokens: number;
+  };
 }
 
 /** One finished continuation. */
@@ -29,6 +33,7 @@ export async function runJob(
   const failed = new AbortController();
   const either = AbortSignal.any([signal, failed.signal]);
   let completionTokens = 0;
+  const cached = new Array<number>(job.prompts.length).fill(0);
   const one = async (prompt: readonly number[], index: number): Promise<Choice> => {
     const seed = job.seed === undefined ? {} : { seed: job.seed + index };
     const request: GenerateRequest = { ...job.sampling, prompt, ...seed };
@@ -38,6 +43,9 @@ export async function runJob(
         either.throwIfAborted();
         text += chunk.text;
         completionTokens += chunk.tokens.length;
+        // Continuations of one prompt count it once, as `prompt_tokens` does.
+        const p = Math.floor(index / job.n);
+        cached[p] = Math.max(cached[p]!, chunk.cached ?? 0);
         await onChunk(index, chunk);
         if (chunk.finish !== undefined) return { text, finish: chunk.finish };
       }
@@ -61,6 +69,7 @@ export async function runJob(
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
+    prompt_tokens_details: { cached_tokens: cached.reduce((sum, n) => sum + n, 0) },
   };
   return { choices, usage };
 }
