@@ -1,3 +1,5 @@
+export * as clean from "./clean/index.ts";
+export * as dedup from "./dedup/index.ts";
 export * from "./dialogue.ts";
 export * from "./document.ts";
 export * from "./extract/index.ts";

@@ -1,0 +1,12 @@
+export * from "./c4.ts";
+export * from "./chinese.ts";
+export * from "./filter.ts";
+export * from "./fineweb.ts";
+export * from "./gopher.ts";
+export * from "./language.ts";
+export * from "./ngram-model.ts";
+export * from "./pii.ts";
+export * from "./quality.ts";
+export * from "./unicode.ts";
+export * from "./word-list.ts";
+export { chineseWords, englishSentences, englishWords, sentencesOf, wordsOf } from "./words.ts";
