@@ -54,6 +54,13 @@ const works: Work[] = [
     [f(2, 200, 4, 32), f(2, 200, 2, 32), f(2, 200, 2, 32)],
     { causal: true },
   ],
+  // Tokens of two sequences, whose keys are walked in pieces by several threads; pages and positions are below 90 here.
+  [
+    "paged_attention",
+    [f(3, 6, 32), f(90, 2, 32, 16), f(90, 2, 16, 32), i(2, 24), i(3), i(3)],
+    [f(3, 6, 32)],
+    { heads: 6, scale: 0.2 },
+  ],
   [
     "linear_cross_entropy_value_and_grad",
     [f(600, 96), f(1000, 96), i(600), f(600)],
