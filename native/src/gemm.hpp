@@ -9,12 +9,18 @@ enum class Type : uint8_t { f32, bf16 };
 
 enum class Activation : uint8_t { none, gelu_tanh, gelu_erf, silu, relu };
 
-/** What happens to the finished sum s = alpha * A B + beta * C: y = activation(s + bias) + residual. */
+/**
+ * What happens to the finished sum s = alpha * A B + beta * C: y = activation(s + bias) + residual, or with `gradient_at`
+ * y = (s + bias) * activation'(gradient_at) + residual.
+ */
 struct GemmEpilogue {
-  const float* bias = nullptr;     // (n), or null
+  const float* bias = nullptr;       // (n), or null
   Activation activation = Activation::none;
-  float* pre_activation = nullptr; // (m, n) with C's ldc and stride_c: s + bias is stored here too, or null
-  const float* residual = nullptr; // (m, n) with leading dimension ldr and C's batch stride; may be C itself; or null
+  void* pre_activation = nullptr;    // (m, n) with C's ldc and stride_c: s + bias is stored here too, or null
+  Type pre_type = Type::f32;
+  const void* gradient_at = nullptr; // (m, n) with C's ldc and stride_c, or null; then there is an activation and no pre_activation
+  Type gradient_type = Type::f32;
+  const float* residual = nullptr;   // (m, n) with leading dimension ldr and C's batch stride; may be C itself; or null
   int64_t ldr = 0;
   bool any() const { return bias || activation != Activation::none || pre_activation || residual; }
 };

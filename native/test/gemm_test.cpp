@@ -203,7 +203,7 @@ TEST("gemm: several blocks of k, with partial sums in C and beside it") {
   }
 }
 
-TEST("gemm: long k with a small result is split into parts") {
+TEST("gemm: long k with a small result goes in several spans of k") {
   engine.seed(9);
   for (int i = 0; i < 12; i++) {
     Case t = random_case(30);

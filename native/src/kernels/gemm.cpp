@@ -1,9 +1,9 @@
 // Matrix multiplication: how the work is cut, packed and handed out.
 //
-// The order in which a number of C is summed depends on shape and types alone: blocks of k of a fixed size (and for long
-// k with a small C, fixed parts of k), each summed upwards. How C is cut into tasks may depend on the number of threads,
-// since it does not touch that order. Blocking after Goto and van de Geijn, "Anatomy of high-performance matrix
-// multiplication" (2008): panels of B stay in L1, a block of A in L2, all of B (or a range of its columns) in L3.
+// The order in which a number of C is summed depends on shape and types alone: blocks of k of a fixed size, each summed
+// upwards, one after the other. How C is cut into tasks may depend on the number of threads, since it does not touch that order.
+// Blocking after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): panels of B stay in
+// L1, a block of A in L2, all of B (or a range of its columns) in L3.
 #include "../gemm.hpp"
 
 #include <algorithm>
@@ -22,7 +22,7 @@ extern const GemmTable gemm_table;
 namespace {
 
 // Scratch slots of gemm (pool.hpp).
-enum Slot { slot_b = 8, slot_a, slot_tile, slot_partial, slot_parts, slot_thin_x, slot_thin_sums };
+enum Slot { slot_b = 8, slot_a, slot_own_b, slot_own_a, slot_partial, slot_thin_x, slot_thin_sums };
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -117,6 +117,22 @@ struct Partial {
   float* at(int64_t i, int64_t j) const { return data + (i - row) * ld + (j - column); }
 };
 
+/** Asks for the lines that finishing rows i .. i + rows, columns j .. j + columns will touch. */
+HOWDAH_INLINE void prefetch_finish(const GemmArgs& g, int64_t i, int rows, int64_t j, int columns, Turn turn) {
+  const GemmEpilogue& e = g.epilogue;
+  const auto fetch = [&](const void* p, Type type, int64_t ld, auto write) {
+    const int64_t size = type == Type::f32 ? 4 : 2;
+    const char* at = (const char*)p + (i * ld + j) * size;
+    for (int r = 0; r < rows; r++, at += ld * size)
+      for (int64_t c = 0; c < columns * size; c += 64) __builtin_prefetch(at + c, write());
+  };
+  if (!turn.last) return;
+  fetch(g.c, g.tc, g.ldc, std::integral_constant<int, 1>{});
+  if (e.pre_activation) fetch(e.pre_activation, e.pre_type, g.ldc, std::integral_constant<int, 1>{});
+  if (e.gradient_at && e.gradient_at != g.c) fetch(e.gradient_at, e.gradient_type, g.ldc, std::integral_constant<int, 0>{});
+  if (e.residual && e.residual != g.c) fetch(e.residual, Type::f32, e.ldr, std::integral_constant<int, 0>{});
+}
+
 /** One panel of B (its `columns` columns start at column j) times a packed block of A, into C. */
 template <bool BF>
 void multiply_panel(const GemmArgs& g, const PackedA<BF>& a, int64_t i0, int rows, int kd, const float* b, int64_t ldb,
@@ -125,7 +141,7 @@ void multiply_panel(const GemmArgs& g, const PackedA<BF>& a, int64_t i0, int row
   const auto& kernels = a.layout == ALayout::rows ? tile_functions<BF, ALayout::rows> : tile_functions<BF, ALayout::panel>;
   // Plain sums go straight to C or the partial sums, all else through a buffer in L1.
   const bool to_c = g.tc == Type::f32 && partial.data == (float*)g.c;
-  const bool plain = g.alpha == 1 && columns == width && (!turn.last || (to_c && !g.epilogue.any())) &&
+  const bool plain = g.alpha == 1 && (columns == width || !to_c) && (!turn.last || (to_c && !g.epilogue.any())) &&
                      !(turn.first && g.beta != 0 && !to_c);
   const bool add = !turn.first || g.beta != 0;
   alignas(64) float buffer[tile_rows * width];
@@ -133,176 +149,142 @@ void multiply_panel(const GemmArgs& g, const PackedA<BF>& a, int64_t i0, int row
     const int count = std::min(tile_rows, rows - r);
     const float* ap = a.data + (r / tile_rows) * a.panel;
     const auto kernel = kernels[(size_t)count - 1];
-    float* p = partial.at(i0 + r, j);
+    float* p = partial.data ? partial.at(i0 + r, j) : nullptr;
     if (plain) {
       kernel(kd, ap, b, ldb, p, partial.ld, add);
     } else {
+      prefetch_finish(g, i0 + r, count, j, columns, turn);
       kernel(kd, ap, b, ldb, buffer, width, false);
-      for (int x = 0; x < count; x++)
-        finish_row(g, i0 + r + x, j, columns, buffer + x * width, p + x * partial.ld, turn);
+      finish_rows(g, i0 + r, count, j, columns, buffer, width, p, partial.ld, turn);
     }
   }
 }
 
-/** Whether partial sums need a place of their own: C cannot hold them, or still holds the residual. */
-bool needs_partial(const GemmArgs& g, int blocks) {
-  return blocks > 1 && (g.tc == Type::bf16 || (g.epilogue.residual && g.epilogue.residual == g.c));
-}
+/** How a product is cut: a turn over spans of k, and in each over chunks of columns; the tasks of a turn are rectangles of C. */
+template <bool BF>
+struct Cut {
+  static constexpr int tile_rows = tile_of<BF>.rows, width = tile_of<BF>.vectors * W;
+  Blocks blocks;
+  int kd_block;            // words of a block of k
+  int span_blocks;         // blocks of k that one turn goes through
+  int64_t block_rows, row_blocks;
+  int64_t chunk_columns, chunks; // columns of packed B that are there at one time
+  bool share_a, share_b;   // packed by all threads before the tasks, not by each task
+  bool own_partial;        // partial sums need a place of their own: C cannot hold them, or still holds what the end reads
+
+  Cut(const GemmArgs& g, int threads) {
+    const CacheSizes& cache = cache_sizes();
+    blocks = Blocks::of<BF>(g.k);
+    kd_block = words(blocks.size, BF);
+    // A block of A takes half of L2, with as much of k as leaves it enough rows to pay for reading B.
+    const int64_t room = (int64_t)cache.l2 / 2 / 4, line = kd_block;
+    constexpr int64_t enough = 7 * tile_rows, most = 16 * tile_rows;
+    span_blocks = (int)std::clamp<int64_t>(room / (std::min<int64_t>(g.m, enough) * line), 1, blocks.count);
+    span_blocks = (int)ceil_div(blocks.count, ceil_div(blocks.count, span_blocks));
+    int64_t rows = std::clamp<int64_t>(room / (line * span_blocks) / tile_rows * tile_rows, 4 * tile_rows, most);
+    if (threads > 1) rows = std::min(rows, std::max<int64_t>(4 * tile_rows, ceil_div(g.m, 3 * threads)));
+    block_rows = round_up(ceil_div(g.m, ceil_div(g.m, rows)), tile_rows);
+    row_blocks = ceil_div(g.m, block_rows);
+    share_a = threads > 1 && row_blocks < 2 * threads;
+    share_b = row_blocks > 1;
+
+    const GemmEpilogue& e = g.epilogue;
+    own_partial = blocks.count > 1 && (g.tc == Type::bf16 || (e.residual && e.residual == g.c) || (e.gradient_at && e.gradient_at == g.c));
+    const int64_t budget = (int64_t)std::clamp<size_t>(cache.l3 / 4, 4u << 20, 16u << 20);
+    int64_t columns = std::max<int64_t>(8 * width, budget / ((int64_t)kd_block * span_blocks * 4));
+    // Partial sums that live through several spans are kept for the whole chunk.
+    if (own_partial && span_blocks < blocks.count) columns = std::max<int64_t>(8 * width, std::min(columns, budget / 4 / g.m));
+    chunks = ceil_div(g.n, columns);
+    chunk_columns = round_up(ceil_div(g.n, chunks), width);
+  }
+};
 
 /**
- * Many rows: B is packed once, by all threads together, then each task packs a block of A for itself and multiplies.
- * Few rows: A is packed once, and each task packs panels of B just before it uses them.
+ * B is packed by all threads together, unless only one task wants each panel; so is A where several tasks want the same rows. Then each
+ * task multiplies a block of rows by a range of panels.
  */
 template <bool BF>
 void multiply_blocked(const GemmArgs& g, bool parallel) {
   constexpr int tile_rows = tile_of<BF>.rows, width = tile_of<BF>.vectors * W;
-  const Blocks blocks = Blocks::of<BF>(g.k);
-  const int kd_block = words(blocks.size, BF);
-  const bool own_partial = needs_partial(g, blocks.count);
   const int threads = parallel ? thread_count() : 1;
-  const CacheSizes& cache = cache_sizes();
+  const Cut<BF> cut(g, threads);
+  const Blocks& blocks = cut.blocks;
+  const auto block_k = [&](int p) { return (int)std::min<int64_t>(blocks.size, g.k - (int64_t)p * blocks.size); };
+  const int64_t a_words = packed_a_words<BF>(cut.block_rows, cut.kd_block, g.trans_a); // of a block of A
+  const bool long_partial = cut.own_partial && cut.span_blocks < blocks.count;
 
-  // Rows of a block of A: at most about a third of L2, and enough blocks to share out evenly.
-  int64_t most_rows = (int64_t)(cache.l2 / 3) / (kd_block * 4);
-  most_rows = std::clamp<int64_t>(most_rows, 4 * tile_rows, 16 * tile_rows);
-  if (threads > 1) most_rows = std::min(most_rows, std::max<int64_t>(4 * tile_rows, ceil_div(g.m, 3 * threads)));
-  const int64_t row_blocks = ceil_div(g.m, most_rows);
-  const int64_t block_rows = round_up(ceil_div(g.m, row_blocks), tile_rows);
-  const bool few_rows = row_blocks == 1;
-
-  // Columns at a time: what keeps packed B within the shared cache.
-  const size_t budget = std::clamp<size_t>(cache.l3 / 4, 4u << 20, 16u << 20);
-  int64_t most_columns = few_rows ? g.n : std::max<int64_t>(8 * width, (int64_t)budget / (kd_block * blocks.count * 4));
-  if (own_partial) most_columns = std::min<int64_t>(most_columns, 1024);
-  const int64_t chunks = ceil_div(g.n, most_columns);
-  const int64_t chunk_columns = round_up(ceil_div(g.n, chunks), width);
-
-  const auto partial_for = [&](int64_t i, int64_t j, int64_t columns) -> Partial {
-    if (!own_partial) return {g.tc == Type::f32 ? (float*)g.c : nullptr, g.tc == Type::f32 ? g.ldc : 0, 0, 0};
-    const int64_t ld = round_up(columns, width);
-    return {scratch(slot_partial, (size_t)(block_rows * ld) * 4), ld, i, j};
-  };
-
-  if (few_rows) {
-    const int64_t a_words = packed_a_words<BF>(g.m, kd_block, g.trans_a);
-    float* const a_all = scratch(slot_a, (size_t)(a_words * blocks.count) * 4);
-    PackedA<BF> a{};
-    for (int p = 0; p < blocks.count; p++) {
-      const int64_t k0 = (int64_t)p * blocks.size;
-      a = pack_a<BF>(g, 0, (int)g.m, k0, (int)std::min<int64_t>(blocks.size, g.k - k0), a_all + p * a_words);
-    }
-    // One task is a range of columns. It packs a few panels of B at a time into this thread's own scratch.
-    const int64_t panels = ceil_div(g.n, width);
-    const int64_t per_task = parallel ? ceil_div(panels, 4 * threads) : panels;
-    each(parallel, ceil_div(panels, per_task), [&](int64_t task) {
-      const int64_t stride = (int64_t)kd_block * width, end = std::min(panels, (task + 1) * per_task);
-      float* const b = scratch(slot_b, (size_t)(std::min(panels_at_once, per_task) * stride) * 4);
-      for (int64_t first = task * per_task; first < end; first += panels_at_once) {
-        const int64_t count = std::min(panels_at_once, end - first), j0 = first * width;
-        const int64_t columns = std::min<int64_t>(count * width, g.n - j0);
-        const Partial partial = partial_for(0, j0, columns);
-        for (int p = 0; p < blocks.count; p++) {
-          const int64_t k0 = (int64_t)p * blocks.size;
-          const int k = (int)std::min<int64_t>(blocks.size, g.k - k0), kd = words(k, BF);
-          PackedA<BF> ap = a;
-          ap.data = a_all + p * a_words;
-          if (g.trans_a) ap.panel = (int64_t)kd * tile_rows + W;
-          pack_b<BF>(g, j0, columns, k0, k, b, stride);
-          for (int64_t panel = 0; panel < count; panel++)
-            multiply_panel<BF>(g, ap, 0, (int)g.m, kd, b + panel * stride, width, j0 + panel * width,
-                               (int)std::min<int64_t>(width, columns - panel * width), partial, {p == 0, p == blocks.count - 1});
-        }
-      }
-    });
-    return;
-  }
-
-  for (int64_t chunk = 0; chunk < chunks; chunk++) {
-    const int64_t j0 = chunk * chunk_columns, columns = std::min(chunk_columns, g.n - j0);
+  for (int64_t chunk = 0; chunk < cut.chunks; chunk++) {
+    const int64_t j0 = chunk * cut.chunk_columns, columns = std::min(cut.chunk_columns, g.n - j0);
     if (columns <= 0) break;
-    const int64_t panels = ceil_div(columns, width);
-    const int64_t stride = (int64_t)kd_block * width; // words of a packed panel of B
-    float* const b = scratch(slot_b, (size_t)(panels * stride * blocks.count) * 4);
+    const int64_t panels = ceil_div(columns, width), partial_ld = round_up(columns, width);
+    float* const sums = long_partial ? scratch(slot_partial, (size_t)(g.m * partial_ld) * 4) : nullptr;
+    for (int from = 0; from < blocks.count; from += cut.span_blocks) {
+      const int span = std::min(cut.span_blocks, blocks.count - from);
+      const int64_t stride = (int64_t)cut.kd_block * width; // words of a packed panel of B
+      float* const shared_b = cut.share_b ? scratch(slot_b, (size_t)(panels * stride * span) * 4) : nullptr;
+      float* const shared_a = cut.share_a ? scratch(slot_a, (size_t)(cut.row_blocks * a_words * span) * 4) : nullptr;
 
-    // One task packs a group of panels for one block of k.
-    const int64_t group = std::clamp<int64_t>(panels * blocks.count / (4 * threads), 1, panels_at_once);
-    const int64_t groups = ceil_div(panels, group);
-    const bool share_packing = parallel && columns * g.k >= 32768;
-    each(share_packing, groups * blocks.count, [&](int64_t task) {
-      const int64_t p = task / groups, panel = task % groups * group;
-      const int64_t k0 = p * blocks.size;
-      pack_b<BF>(g, j0 + panel * width, std::min<int64_t>(group * width, columns - panel * width), k0,
-                 (int)std::min<int64_t>(blocks.size, g.k - k0), b + (p * panels + panel) * stride, stride);
-    });
-
-    // With fewer blocks of rows than keep all threads busy, the columns are shared out too.
-    const int64_t column_tasks =
-        row_blocks >= 2 * threads ? 1 : std::clamp<int64_t>(ceil_div(2 * threads, row_blocks), 1, ceil_div(panels, 4));
-    const int64_t task_panels = ceil_div(panels, column_tasks);
-    each(parallel, row_blocks * column_tasks, [&](int64_t task) {
-      const int64_t i0 = task / column_tasks * block_rows;
-      const int rows = (int)std::min(block_rows, g.m - i0);
-      const int64_t first = task % column_tasks * task_panels, end = std::min(panels, first + task_panels);
-      if (rows <= 0 || first >= end) return;
-      float* const to = scratch(slot_a, (size_t)packed_a_words<BF>(block_rows, kd_block, g.trans_a) * 4);
-      const Partial partial = partial_for(i0, j0 + first * width, (end - first) * width);
-      for (int p = 0; p < blocks.count; p++) {
-        const int64_t k0 = (int64_t)p * blocks.size;
-        const int k = (int)std::min<int64_t>(blocks.size, g.k - k0);
-        const PackedA<BF> a = pack_a<BF>(g, i0, rows, k0, k, to);
-        for (int64_t panel = first; panel < end; panel++) {
-          const int64_t j = j0 + panel * width;
-          multiply_panel<BF>(g, a, i0, rows, words(k, BF), b + (p * panels + panel) * stride, width, j,
-                             (int)std::min<int64_t>(width, g.n - j), partial, {p == 0, p == blocks.count - 1});
+      // One task packs a group of panels of B for one block of k, or a block of A.
+      const int64_t group = std::clamp<int64_t>(panels * span / (4 * threads), 1, panels_at_once);
+      const int64_t groups = cut.share_b ? ceil_div(panels, group) : 0;
+      const int64_t a_tasks = cut.share_a ? cut.row_blocks * span : 0;
+      const bool together = parallel && ((cut.share_b ? columns : 0) + (cut.share_a ? g.m : 0)) * g.k >= 16384;
+      const auto rows_of = [&](int64_t block) { return (int)std::min(cut.block_rows, g.m - block * cut.block_rows); };
+      each(together, a_tasks + groups * span, [&](int64_t task) {
+        if (task < a_tasks) {
+          const int64_t block = task / span, p = task % span;
+          pack_a<BF>(g, block * cut.block_rows, rows_of(block), (from + p) * blocks.size, block_k(from + (int)p), shared_a + task * a_words);
+          return;
         }
-      }
-    });
-  }
-}
+        task -= a_tasks;
+        const int64_t p = task / groups, panel = task % groups * group;
+        pack_b<BF>(g, j0 + panel * width, std::min<int64_t>(group * width, columns - panel * width), (from + p) * blocks.size,
+                   block_k(from + (int)p), shared_b + (p * panels + panel) * stride, stride);
+      });
 
-// ---- Long k, small C (gradients of weights) ----
-
-/** How many parts k is cut into, from shape alone; 1: not worth it. */
-int parts_of(const GemmArgs& g) {
-  if (g.k < 2048 || g.k < 4 * std::max(g.m, g.n)) return 1;
-  const int64_t parts = std::min<int64_t>(16, g.k / 1024);
-  return parts * g.m * g.n * 4 > (64 << 20) ? 1 : (int)parts;
-}
-
-template <bool BF>
-void multiply_in_parts(const GemmArgs& g, int parts, bool parallel) {
-  const int64_t size = g.m * g.n, part_k = round_up(ceil_div(g.k, parts), 2);
-  float* const sums = scratch(slot_parts, (size_t)(size * parts) * 4);
-  const auto offset = [](const void* p, Type type, int64_t n) -> const void* {
-    return type == Type::f32 ? (const void*)((const float*)p + n) : (const bf16_t*)p + n;
-  };
-  each(parallel, parts, [&](int64_t part) {
-    GemmArgs piece = g;
-    const int64_t k0 = part * part_k;
-    piece.k = std::max<int64_t>(0, std::min(part_k, g.k - k0));
-    piece.a = offset(g.a, g.ta, g.trans_a ? k0 * g.lda : k0);
-    piece.b = offset(g.b, g.tb, g.trans_b ? k0 : k0 * g.ldb);
-    piece.c = sums + part * size;
-    piece.tc = Type::f32;
-    piece.ldc = g.n;
-    piece.alpha = 1;
-    piece.beta = 0;
-    piece.epilogue = {};
-    multiply_blocked<BF>(piece, false);
-  });
-  const int64_t rows_per_task = std::max<int64_t>(1, 16384 / g.n);
-  each(parallel, ceil_div(g.m, rows_per_task), [&](int64_t task) {
-    for (int64_t i = task * rows_per_task; i < std::min(g.m, (task + 1) * rows_per_task); i++) {
-      float* total = sums + i * g.n;
-      for (int64_t j = 0; j < g.n; j += W) {
-        const int64_t left = g.n - j;
-        vf s = load_n(total + j, left);
-        for (int part = 1; part < parts; part++) s = s + load_n(total + part * size + j, left);
-        store_n(total + j, s, left);
-      }
-      finish_row(g, i, 0, g.n, total, nullptr, {true, true});
+      // With fewer blocks of rows than keep all threads busy, the columns are shared out too.
+      const int64_t wanted = cut.share_b ? ceil_div(2 * threads, cut.row_blocks) : 4 * threads;
+      const int64_t column_tasks = cut.row_blocks >= 2 * threads || threads == 1 ? 1 : std::clamp<int64_t>(wanted, 1, panels);
+      const int64_t task_panels = ceil_div(panels, column_tasks);
+      each(parallel, cut.row_blocks * column_tasks, [&](int64_t task) {
+        const int64_t block = task / column_tasks, i0 = block * cut.block_rows;
+        const int rows = rows_of(block);
+        const int64_t first = task % column_tasks * task_panels, end = std::min(panels, first + task_panels);
+        if (rows <= 0 || first >= end) return;
+        const float* a = shared_a ? shared_a + block * span * a_words : nullptr;
+        if (!a) {
+          float* const to = scratch(slot_own_a, (size_t)(a_words * span) * 4);
+          for (int p = 0; p < span; p++) pack_a<BF>(g, i0, rows, (int64_t)(from + p) * blocks.size, block_k(from + p), to + p * a_words);
+          a = to;
+        }
+        // Where partial sums live only as long as a panel, they stay in L1 or L2.
+        float* const own = cut.own_partial && !long_partial ? scratch(slot_partial, (size_t)(cut.block_rows * width) * 4) : nullptr;
+        const int64_t at_once = cut.share_b ? end - first : std::min(panels_at_once, end - first);
+        float* const own_b = cut.share_b ? nullptr : scratch(slot_own_b, (size_t)(at_once * stride * span) * 4);
+        for (int64_t start = first; start < end; start += at_once) {
+          const int64_t stop = std::min(end, start + at_once);
+          for (int p = 0; own_b && p < span; p++)
+            pack_b<BF>(g, j0 + start * width, std::min((stop - start) * width, columns - start * width), (int64_t)(from + p) * blocks.size,
+                       block_k(from + p), own_b + p * at_once * stride, stride);
+          for (int64_t panel = start; panel < stop; panel++) {
+            const int64_t j = j0 + panel * width;
+            const Partial partial = own                  ? Partial{own, width, i0, j}
+                                    : long_partial       ? Partial{sums, partial_ld, 0, j0}
+                                    : g.tc == Type::f32 ? Partial{(float*)g.c, g.ldc, 0, 0}
+                                                         : Partial{nullptr, 0, 0, 0};
+            for (int p = 0; p < span; p++) {
+              const int kd = words(block_k(from + p), BF);
+              PackedA<BF> packed{a + p * a_words, g.trans_a ? ALayout::panel : ALayout::rows, 0};
+              packed.panel = g.trans_a ? (int64_t)kd * tile_rows + W : (int64_t)tile_rows * row_stride<BF>;
+              const float* b = own_b ? own_b + (p * at_once + panel - start) * stride : shared_b + (p * panels + panel) * stride;
+              multiply_panel<BF>(g, packed, i0, rows, kd, b, width, j, (int)std::min<int64_t>(width, g.n - j), partial,
+                                 {from + p == 0, from + p == blocks.count - 1});
+            }
+          }
+        }
+      });
     }
-  });
+  }
 }
 
 // ---- Few rows or few columns ----
@@ -415,8 +397,6 @@ void multiply_one(const GemmArgs& g, bool parallel) {
   const bool x_rows = g.m <= g.n;
   const bool w_contiguous = x_rows ? g.trans_b : !g.trans_a;
   if (std::min(g.m, g.n) <= (BF && !w_contiguous ? thin_limit / 2 : thin_limit)) return multiply_thin<BF>(g, x_rows, parallel);
-  const int parts = parts_of(g);
-  if (parts > 1) return multiply_in_parts<BF>(g, parts, parallel);
   multiply_blocked<BF>(g, parallel);
 }
 
@@ -433,7 +413,8 @@ void multiply(GemmArgs g, bool parallel) {
     one.a = offset(g.a, g.ta, i * g.stride_a);
     one.b = offset(g.b, g.tb, i * g.stride_b);
     one.c = offset(g.c, g.tc, i * g.stride_c);
-    if (g.epilogue.pre_activation) one.epilogue.pre_activation += i * g.stride_c;
+    if (g.epilogue.pre_activation) one.epilogue.pre_activation = offset(g.epilogue.pre_activation, g.epilogue.pre_type, i * g.stride_c);
+    if (g.epilogue.gradient_at) one.epilogue.gradient_at = offset(g.epilogue.gradient_at, g.epilogue.gradient_type, i * g.stride_c);
     if (g.epilogue.residual) one.epilogue.residual += i * g.stride_c;
     return one;
   };

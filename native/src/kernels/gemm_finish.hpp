@@ -7,15 +7,21 @@
 
 namespace howdah::HOWDAH_ISA {
 
-HOWDAH_INLINE vf activate(Activation activation, vf x) {
-  switch (activation) {
-    case Activation::none: return x;
-    case Activation::gelu_tanh: return gelu_tanh(x);
-    case Activation::gelu_erf: return gelu(x);
-    case Activation::silu: return silu(x);
-    case Activation::relu: return select(lt(x, zero()), zero(), x); // NaN stays NaN
+/** activation(s), or with a gradient s * activation'(x). */
+template <Activation activation, bool gradient>
+HOWDAH_INLINE vf activate(vf s, [[maybe_unused]] vf x) {
+  if constexpr (gradient) {
+    if constexpr (activation == Activation::gelu_tanh) return gelu_tanh_grad(s, x);
+    if constexpr (activation == Activation::gelu_erf) return gelu_grad(s, x);
+    if constexpr (activation == Activation::silu) return silu_grad(s, x);
+    if constexpr (activation == Activation::relu) return select(lt(zero(), x), s, zero());
+  } else {
+    if constexpr (activation == Activation::gelu_tanh) return gelu_tanh(s);
+    if constexpr (activation == Activation::gelu_erf) return gelu(s);
+    if constexpr (activation == Activation::silu) return silu(s);
+    if constexpr (activation == Activation::relu) return select(lt(s, zero()), zero(), s); // NaN stays NaN
   }
-  return x;
+  return s;
 }
 
 /** Where the sums of a k block stand: the first one takes beta * C with it, the last one the epilogue. */
@@ -23,32 +29,82 @@ struct Turn {
   bool first, last;
 };
 
-/**
- * Adds `n` products of row i from column j on to what is there. `sums` holds A B of this block of k; `partial` is where
- * the sums of the blocks before lie and those of all but the last go (ignored when the turn is first and last).
- */
-static void finish_row(const GemmArgs& g, int64_t i, int64_t j, int64_t n, const float* sums, float* partial, Turn turn) {
+HOWDAH_INLINE vf load_typed(const void* p, Type type, int64_t at, int64_t n) {
+  return type == Type::f32 ? load_n((const float*)p + at, n) : load_bf16_n((const bf16_t*)p + at, n);
+}
+HOWDAH_INLINE void store_typed(void* p, Type type, int64_t at, vf x, int64_t n) {
+  if (type == Type::f32) store_n((float*)p + at, x, n);
+  else store_bf16_n((bf16_t*)p + at, x, n);
+}
+
+/** Vectors that go through the stages together, so that one branch decides for several. */
+constexpr int finish_vectors = 2;
+
+/** One row's `n` sums, at most finish_vectors vectors. `full` promises that all of them are there. */
+template <Activation activation, bool gradient, bool full>
+HOWDAH_INLINE void finish_part(const GemmArgs& g, int64_t i, int64_t j, int64_t n, const float* sums, float* partial, Turn turn) {
   const GemmEpilogue& e = g.epilogue;
   const int64_t at = i * g.ldc + j;
-  const vf alpha = splat(g.alpha);
-  float* cf = (float*)g.c + at;
-  bf16_t* ch = (bf16_t*)g.c + at;
-  for (int64_t x = 0; x < n; x += W) {
-    const int64_t left = n - x;
-    vf s = alpha * load_n(sums + x, left);
-    if (!turn.first) s = s + load_n(partial + x, left);
-    else if (g.beta != 0) s = s + (g.tc == Type::f32 ? load_n(cf + x, left) : load_bf16_n(ch + x, left));
-    if (!turn.last) {
-      store_n(partial + x, s, left);
-      continue;
-    }
-    if (e.bias) s = s + load_n(e.bias + j + x, left);
-    if (e.pre_activation) store_n(e.pre_activation + at + x, s, left);
-    s = activate(e.activation, s);
-    if (e.residual) s = s + load_n(e.residual + i * e.ldr + j + x, left);
-    if (g.tc == Type::f32) store_n(cf + x, s, left);
-    else store_bf16_n(ch + x, s, left);
+  vf s[finish_vectors];
+  // Lanes in use of vector v; a constant when all are there.
+#define HOWDAH_FINISH_EACH HOWDAH_UNROLL for (int v = 0; v < finish_vectors; v++)
+  const auto lanes = [&](int v) { return full ? (int64_t)W : n - v * W; };
+  HOWDAH_FINISH_EACH s[v] = load_n(sums + v * W, lanes(v));
+  if (g.alpha != 1) HOWDAH_FINISH_EACH s[v] = splat(g.alpha) * s[v];
+  if (!turn.first) HOWDAH_FINISH_EACH s[v] = s[v] + load_n(partial + v * W, lanes(v));
+  else if (g.beta != 0) HOWDAH_FINISH_EACH s[v] = s[v] + load_typed(g.c, g.tc, at + v * W, lanes(v));
+  if (!turn.last) {
+    HOWDAH_FINISH_EACH store_n(partial + v * W, s[v], lanes(v));
+    return;
   }
+  if (e.bias) HOWDAH_FINISH_EACH s[v] = s[v] + load_n(e.bias + j + v * W, lanes(v));
+  if constexpr (gradient) {
+    HOWDAH_FINISH_EACH s[v] = activate<activation, true>(s[v], load_typed(e.gradient_at, e.gradient_type, at + v * W, lanes(v)));
+  } else {
+    if (e.pre_activation) HOWDAH_FINISH_EACH store_typed(e.pre_activation, e.pre_type, at + v * W, s[v], lanes(v));
+    HOWDAH_FINISH_EACH s[v] = activate<activation, false>(s[v], s[v]);
+  }
+  if (e.residual) HOWDAH_FINISH_EACH s[v] = s[v] + load_n(e.residual + i * e.ldr + j + v * W, lanes(v));
+  HOWDAH_FINISH_EACH store_typed(g.c, g.tc, at + v * W, s[v], lanes(v));
+#undef HOWDAH_FINISH_EACH
+}
+
+template <Activation activation, bool gradient>
+static __attribute__((noinline)) void finish_rows_of(const GemmArgs& g, int64_t i, int rows, int64_t j, int64_t n, const float* sums,
+                                                     int64_t ld, float* partial, int64_t partial_ld, Turn turn) {
+  constexpr int64_t step = finish_vectors * W;
+  for (int r = 0; r < rows; r++) {
+    const float* s = sums + r * ld;
+    float* p = partial ? partial + r * partial_ld : nullptr;
+    int64_t x = 0;
+    for (; x + step <= n; x += step) finish_part<activation, gradient, true>(g, i + r, j + x, step, s + x, p ? p + x : p, turn);
+    for (; x < n; x += step) finish_part<activation, gradient, false>(g, i + r, j + x, n - x, s + x, p ? p + x : p, turn);
+  }
+}
+
+/**
+ * Adds `n` products of `rows` rows from row i, column j on to what is there. `sums` holds A B of this block of k; `partial` is where
+ * the sums of the blocks before lie and those of all but the last go (ignored when the turn is first and last).
+ */
+static void finish_rows(const GemmArgs& g, int64_t i, int rows, int64_t j, int64_t n, const float* sums, int64_t ld, float* partial,
+                        int64_t partial_ld, Turn turn) {
+  const bool gradient = g.epilogue.gradient_at != nullptr;
+  const auto run = [&](auto kind) {
+    if (gradient) finish_rows_of<kind(), true>(g, i, rows, j, n, sums, ld, partial, partial_ld, turn);
+    else finish_rows_of<kind(), false>(g, i, rows, j, n, sums, ld, partial, partial_ld, turn);
+  };
+  switch (turn.last ? g.epilogue.activation : Activation::none) {
+    case Activation::none: return finish_rows_of<Activation::none, false>(g, i, rows, j, n, sums, ld, partial, partial_ld, turn);
+    case Activation::gelu_tanh: return run(std::integral_constant<Activation, Activation::gelu_tanh>{});
+    case Activation::gelu_erf: return run(std::integral_constant<Activation, Activation::gelu_erf>{});
+    case Activation::silu: return run(std::integral_constant<Activation, Activation::silu>{});
+    case Activation::relu: return run(std::integral_constant<Activation, Activation::relu>{});
+  }
+}
+
+/** One row of it. */
+static void finish_row(const GemmArgs& g, int64_t i, int64_t j, int64_t n, const float* sums, float* partial, Turn turn) {
+  finish_rows(g, i, 1, j, n, sums, n, partial, 0, turn);
 }
 
 } // namespace howdah::HOWDAH_ISA
