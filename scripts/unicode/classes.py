@@ -1,13 +1,14 @@
-"""Writes src/tokenizers/unicode-classes.ts: which characters are letters, numbers, marks and white space, as Hugging Face `tokenizers`
+"""Writes src/tokenizers/unicode-classes.ts and unicode-bert.ts. The first: which characters are letters, numbers, marks and white space, as Hugging Face `tokenizers`
 (0.23.3) sees them. Its regular expressions carry their own Unicode tables (16.0), and ids agree only if ours are the same whatever
-Unicode version the JavaScript engine has.
+Unicode version the JavaScript engine has. The second: what its BERT normalizer and pre-tokenizer take for control characters, accents,
+marks and punctuation, which comes from still other tables (a Unicode version of 2015).
 
     VENV/bin/python scripts/unicode/classes.py
 """
 
 from pathlib import Path
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 OUT = Path(__file__).parents[2] / "src" / "tokenizers" / "unicode-classes.ts"
 POINTS = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
@@ -75,3 +76,42 @@ OUT.write_text(
     encoding="utf-8",
 )
 print(len(runs), "runs")
+
+
+def ranges(points):
+    out = []
+    for point in sorted(points):
+        if out and out[-1][1] == point - 1:
+            out[-1][1] = point
+        else:
+            out.append([point, point])
+    return " ".join(f"{a:x}" if a == b else f"{a:x}-{b:x}" for a, b in out)
+
+
+def removed_by(normalizer):
+    return {c for c in POINTS if normalizer.normalize_str("a" + chr(c) + "b") == "ab"}
+
+
+def bert(**on):
+    off = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False, "lowercase": False}
+    return normalizers.BertNormalizer(**{**off, **on})
+
+
+punctuation = pre_tokenizers.Punctuation()
+SETS = {
+    "BERT_REMOVED": ("what cleaning removes", removed_by(bert(clean_text=True))),
+    "BERT_ACCENTS": ("what stripping accents removes after NFD", removed_by(bert(strip_accents=True))),
+    "MARKS": ("what StripAccents removes", removed_by(normalizers.StripAccents())),
+    "PUNCTUATION": ("what stands alone as punctuation", {c for c in POINTS if len(punctuation.pre_tokenize_str("a" + chr(c) + "b")) == 3}),
+}
+text = "/** Sets of characters as `tokenizers` sees them, written by scripts/unicode/classes.py: ranges of code points in base 16. */\n"
+for name, (what, points) in SETS.items():
+    words, line, parts = ranges(points).split(" "), "", []
+    for word in words:
+        if len(line) + len(word) > 110:
+            parts.append(line)
+            line = ""
+        line += word + " "
+    parts.append(line.rstrip())
+    text += f"\n/** {what[0].upper()}{what[1:]}. */\n// biome-ignore format: one long table\nexport const {name} =\n" + " +\n".join(f'  "{p}"' for p in parts) + ";\n"
+(OUT.parent / "unicode-bert.ts").write_text(text, encoding="utf-8")

@@ -8,15 +8,22 @@ const SCAN_LIMIT = 40;
  * This is the hot loop of encoding, kept to integers and flat arrays.
  */
 export class BpeMerger {
-  /** pair of ids -> rank */
-  private readonly ranks: PairTable;
-  /** rank -> the id the merge makes */
+  /** pair of ids -> number of the merge */
+  private readonly pairs: PairTable;
+  /** number of the merge -> its rank, the id it makes */
+  private readonly rankOf: Int32Array;
   private readonly made: Int32Array;
 
-  constructor(merges: readonly { readonly left: number; readonly right: number; readonly id: number }[]) {
-    this.ranks = new PairTable(merges.length);
+  /** @param merges best first; or each with its rank, which pairs that make the same id may share */
+  constructor(
+    merges: readonly { readonly left: number; readonly right: number; readonly id: number; readonly rank?: number }[],
+  ) {
+    this.pairs = new PairTable(merges.length);
+    this.rankOf = Int32Array.from(merges, (merge, i) => merge.rank ?? i);
     this.made = Int32Array.from(merges, (merge) => merge.id);
-    for (let rank = 0; rank < merges.length; rank++) this.ranks.set(merges[rank]!.left, merges[rank]!.right, rank);
+    merges.forEach(({ left, right }, i) => {
+      this.pairs.set(left, right, i);
+    });
   }
 
   /** Merges the first `length` entries of `symbols` in place and returns how many are left. */
@@ -29,9 +36,9 @@ export class BpeMerger {
       let best = -1;
       let at = 0;
       for (let i = 1; i < length; i++) {
-        const rank = this.ranks.get(symbols[i - 1]!, symbols[i]!);
-        if (rank !== -1 && (best === -1 || rank < best)) {
-          best = rank;
+        const merge = this.pairs.get(symbols[i - 1]!, symbols[i]!);
+        if (merge !== -1 && (best === -1 || this.rankOf[merge]! < this.rankOf[best]!)) {
+          best = merge;
           at = i;
         }
       }
@@ -56,8 +63,8 @@ export class BpeMerger {
     const offer = (at: number): void => {
       const right = next[at]!;
       if (right === -1) return;
-      const rank = this.ranks.get(symbols[at]!, symbols[right]!);
-      if (rank !== -1) queue.push(rank * 0x1_0000_0000 + at);
+      const merge = this.pairs.get(symbols[at]!, symbols[right]!);
+      if (merge !== -1) queue.push(this.rankOf[merge]! * 0x1_0000_0000 + at);
     };
     for (let i = 0; i + 1 < length; i++) offer(i);
 
@@ -66,8 +73,10 @@ export class BpeMerger {
       const at = key - rank * 0x1_0000_0000;
       const right = next[at]!;
       // Stale: swallowed by a neighbour (marked by -1), or one of the two symbols has changed since.
-      if (symbols[at] === -1 || right === -1 || this.ranks.get(symbols[at]!, symbols[right]!) !== rank) continue;
-      symbols[at] = this.made[rank]!;
+      if (symbols[at] === -1 || right === -1) continue;
+      const merge = this.pairs.get(symbols[at]!, symbols[right]!);
+      if (merge === -1 || this.rankOf[merge] !== rank) continue;
+      symbols[at] = this.made[merge]!;
       symbols[right] = -1;
       next[at] = next[right]!;
       if (next[right] !== -1) previous[next[right]!] = at;

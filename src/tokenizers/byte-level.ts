@@ -1,4 +1,6 @@
 import { isUtf8 } from "node:buffer";
+import { join } from "node:path";
+import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
 import { AddedTokenMatcher, recognisable, type Segment } from "./added-tokens.ts";
 import { BpeMerger } from "./bpe.ts";
@@ -6,6 +8,7 @@ import { BYTE_TO_CHARACTER, decodeUtf8, encodeUtf8, tokenBytes, Utf8Stream, well
 import { specialTokenName, type TokenizerConfig, writeTokenizerFolder } from "./folder.ts";
 import { NativeEncoder } from "./native-encoder.ts";
 import { normalizerOf, type Splitter, splitterOf } from "./pretokenize.ts";
+import type { Dialect } from "./regex.ts";
 import type { PostProcessor, TokenizerFile } from "./schema.ts";
 import type {
   AllowedSpecial,
@@ -24,6 +27,15 @@ const CACHED_WORDS = 1 << 16;
 /** Texts shorter than this are not worth a call into the native code. */
 const NATIVE_LENGTH = 128;
 
+/** What a file of tiktoken's has beyond a `tokenizer.json`. */
+export interface TiktokenSource {
+  /** The rank of each merge: that of the token it makes. */
+  readonly ranks: readonly number[];
+  /** The file, kept for `save`, and its name. */
+  readonly source: string;
+  readonly name: string;
+}
+
 /** Byte-level BPE (Radford et al. 2019, section 2.2), with the parts of `tokenizer.json` around it. */
 export class ByteLevelTokenizer implements Tokenizer {
   readonly vocabularySize: number;
@@ -35,6 +47,7 @@ export class ByteLevelTokenizer implements Tokenizer {
 
   private readonly file: TokenizerFile;
   private readonly config: TokenizerConfig;
+  private readonly tiktoken: TiktokenSource | undefined;
   /** id -> string; added tokens win over the model's. */
   private readonly strings: (string | undefined)[] = [];
   /** id -> the bytes it stands for. */
@@ -55,9 +68,10 @@ export class ByteLevelTokenizer implements Tokenizer {
   private native: NativeEncoder | null | undefined;
 
   /** @throws InputError when the parts do not fit together (a merge of unknown tokens, no byte-level step, ...) */
-  constructor(file: TokenizerFile, config: TokenizerConfig = {}) {
+  constructor(file: TokenizerFile, config: TokenizerConfig = {}, tiktoken?: TiktokenSource) {
     this.file = file;
     this.config = config;
+    this.tiktoken = tiktoken;
     const { vocab } = file.model;
     for (const [token, id] of vocab) {
       if (this.strings[id] !== undefined) {
@@ -80,9 +94,12 @@ export class ByteLevelTokenizer implements Tokenizer {
 
     this.byteIds = Int32Array.from(BYTE_TO_CHARACTER, (character) => vocab.get(character) ?? -1);
     this.unknownId = this.requireUnknown();
-    this.merger = new BpeMerger(file.model.merges.map(([left, right]) => this.mergeIds(left, right)));
+    const ranks = tiktoken?.ranks;
+    this.merger = new BpeMerger(
+      file.model.merges.map(([left, right], i) => ({ ...this.mergeIds(left, right), rank: ranks?.[i] ?? i })),
+    );
     this.normalize = normalizerOf(file.normalizer);
-    this.split = byteLevelSplitter(file);
+    this.split = byteLevelSplitter(file, tiktoken === undefined ? "oniguruma" : "fancy-regex");
     if (file.decoder === null) {
       throw new InputError(
         "decoder: it is null, so text could not be given back. A byte-level tokenizer needs the decoder ByteLevel.",
@@ -156,7 +173,8 @@ export class ByteLevelTokenizer implements Tokenizer {
 
   /** The native encoder, where the kernels are built and know this file's splitting; it gives the same ids. */
   private nativeEncoder(): NativeEncoder | undefined {
-    if (this.native === undefined) this.native = NativeEncoder.of(this.file, this.byteIds) ?? null;
+    if (this.native === undefined)
+      this.native = NativeEncoder.of(this.file, this.byteIds, this.tiktoken?.ranks) ?? null;
     return this.native ?? undefined;
   }
 
@@ -307,11 +325,17 @@ export class ByteLevelTokenizer implements Tokenizer {
 
   /** The same tokenizer with another chat template stored beside it. */
   withChatTemplate(template: string): ByteLevelTokenizer {
-    return new ByteLevelTokenizer(this.file, { ...this.config, chat_template: template });
+    return new ByteLevelTokenizer(this.file, { ...this.config, chat_template: template }, this.tiktoken);
   }
 
   async save(folder: string): Promise<void> {
-    await writeTokenizerFolder(folder, this.file, this.config);
+    if (this.tiktoken === undefined) {
+      await writeTokenizerFolder(folder, this.file, this.config);
+      return;
+    }
+    // Ranks of several merges that are equal cannot be said in tokenizer.json.
+    writeFileAtomic(join(folder, this.tiktoken.name), this.tiktoken.source);
+    writeFileAtomic(join(folder, "tokenizer_config.json"), `${JSON.stringify(this.config, null, 2)}\n`);
   }
 }
 
@@ -336,7 +360,7 @@ function byteString(bytes: Uint8Array): string {
 }
 
 /** The splitter of a file whose pre-tokenizer ends in exactly one byte-level step. */
-function byteLevelSplitter(file: TokenizerFile): Splitter {
+function byteLevelSplitter(file: TokenizerFile, dialect: Dialect): Splitter {
   const part = file.pre_tokenizer;
   const steps = part === null ? [] : part.type === "Sequence" ? part.pretokenizers : [part];
   const at = steps.findIndex((step) => step.type === "ByteLevel");
@@ -346,7 +370,7 @@ function byteLevelSplitter(file: TokenizerFile): Splitter {
         "it must be ByteLevel, or a Sequence that ends with ByteLevel.",
     );
   }
-  return splitterOf(part);
+  return splitterOf(part, dialect);
 }
 
 /** Adds what the post-processor adds around one sequence. */

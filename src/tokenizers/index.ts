@@ -11,7 +11,7 @@ export {
   encodeChat,
 } from "./chat-template.ts";
 export type { ConfiguredToken, TokenizerConfig } from "./folder.ts";
-export { gpt2File, loadTokenizer } from "./load.ts";
+export { gpt2File, loadTokenizer, tokenizerFromJson } from "./load.ts";
 export { encodeMany } from "./many.ts";
 export { GPT2_PATTERN } from "./pretokenize.ts";
 export type { TokenizerFile } from "./schema.ts";

@@ -1,37 +1,93 @@
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir, readFile, stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { InputError } from "../tensor/errors.ts";
+import { bertTokenizer } from "./bert.ts";
 import { ByteLevelTokenizer } from "./byte-level.ts";
+import { checkAnyTokenizerFile } from "./file.ts";
 import { SPECIAL_TOKEN_KEYS, type TokenizerConfig } from "./folder.ts";
-import { checkTokenizerFile, type TokenizerFile } from "./schema.ts";
+import { tokenizerFromGguf } from "./gguf.ts";
+import { PipelineTokenizer } from "./pipeline.ts";
+import { checkTokenizerFile, type TokenizerFile, tokenizerFile } from "./schema.ts";
 import { Llama2cTokenizer } from "./sentencepiece.ts";
+import { parseSentencePiece, SentencePieceTokenizer } from "./sentencepiece-model.ts";
+import { tokenizerFromTiktoken } from "./tiktoken.ts";
 import type { Tokenizer } from "./types.ts";
 
 /**
- * Reads the tokenizer of a Hugging Face folder: `tokenizer.json`, or GPT-2's pair `vocab.json` and `merges.txt`, or llama2.c's
- * `tokenizer.bin`; with `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where they are there.
+ * Reads a tokenizer: a Hugging Face folder (`tokenizer.json`; GPT-2's pair `vocab.json` and `merges.txt`; a SentencePiece `.model`; BERT's
+ * `vocab.txt`; a `.tiktoken` file; llama2.c's `tokenizer.bin`; with `tokenizer_config.json`, `special_tokens_map.json` and
+ * `chat_template.jinja` where they are there), or one such file, or a GGUF file.
  * @throws InputError when there is none, or when a part of it is not known to this reader
  */
-export async function loadTokenizer(folder: string): Promise<Tokenizer> {
-  const text = await readOptional(join(folder, "tokenizer.json"));
-  if (text !== undefined) {
-    const place = join(folder, "tokenizer.json");
-    const file = checkTokenizerFile(parseJson(text, place), place);
-    return new ByteLevelTokenizer(file, await readConfig(folder));
-  }
-  const vocab = await readOptional(join(folder, "vocab.json"));
-  const merges = await readOptional(join(folder, "merges.txt"));
-  if (vocab !== undefined && merges !== undefined) {
-    const file = gpt2File(parseJson(vocab, join(folder, "vocab.json")), merges);
+export async function loadTokenizer(path: string): Promise<Tokenizer> {
+  const info = await stat(path).catch(() => undefined);
+  if (info === undefined) throw new InputError(`${path}: there is no such file or folder.`);
+  if (!info.isDirectory()) return loadFile(path, await readConfig(dirname(path)));
+  const config = await readConfig(path);
+  const names = new Set(await readdir(path));
+  if (names.has("tokenizer.json")) return loadFile(join(path, "tokenizer.json"), config);
+  if (names.has("vocab.json") && names.has("merges.txt")) {
+    const merges = await readFile(join(path, "merges.txt"), "utf8");
+    const file = gpt2File(
+      parseJson(await readFile(join(path, "vocab.json"), "utf8"), join(path, "vocab.json")),
+      merges,
+    );
     const end = file.added_tokens[0]?.content;
     const defaults = end === undefined ? {} : { bos_token: end, eos_token: end, unk_token: end };
-    return new ByteLevelTokenizer(file, { ...defaults, ...(await readConfig(folder)) });
+    return new ByteLevelTokenizer(file, { ...defaults, ...config });
   }
-  const llama2c = await readOptionalBytes(join(folder, "tokenizer.bin"));
-  if (llama2c !== undefined) return Llama2cTokenizer.parse(llama2c, join(folder, "tokenizer.bin"));
+  const others = [...names].filter((name) => name.endsWith(".tiktoken") || name.endsWith(".gguf"));
+  for (const name of [
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    ...others,
+    "tokenizer.bin",
+  ]) {
+    if (names.has(name)) return loadFile(join(path, name), config);
+  }
   throw new InputError(
-    `${folder}: no tokenizer here. Expected tokenizer.json, or vocab.json with merges.txt, or tokenizer.bin (llama2.c).`,
+    `${path}: no tokenizer here. Expected tokenizer.json, or vocab.json with merges.txt, or tokenizer.model (SentencePiece), or ` +
+      "vocab.txt (BERT), or a .tiktoken or .gguf file, or tokenizer.bin (llama2.c).",
   );
+}
+
+/** One file, by its name. */
+async function loadFile(path: string, config: TokenizerConfig): Promise<Tokenizer> {
+  const name = basename(path);
+  if (name.endsWith(".json")) return tokenizerFromJson(parseJson(await readFile(path, "utf8"), path), path, config);
+  if (name.endsWith(".gguf")) return tokenizerFromGguf(path);
+  if (name.endsWith(".model")) {
+    const file = await readFile(path);
+    return new SentencePieceTokenizer(parseSentencePiece(file, path), config, file);
+  }
+  if (name.endsWith(".tiktoken")) return tokenizerFromTiktoken(await readFile(path, "utf8"), path, config);
+  if (name.endsWith(".txt")) return bertTokenizer(await readFile(path, "utf8"), path, config);
+  if (name.endsWith(".bin")) return Llama2cTokenizer.parse(await readFile(path), path);
+  throw new InputError(
+    `${path}: not a tokenizer by its name. Expected .json, .model, .gguf, .tiktoken, .txt (BERT's vocab.txt) or .bin.`,
+  );
+}
+
+/**
+ * The tokenizer of a parsed `tokenizer.json`, of any kind.
+ * @throws InputError naming each part that is not known to this reader
+ */
+export function tokenizerFromJson(json: unknown, place: string, config: TokenizerConfig = {}): Tokenizer {
+  const file = byteLevelFile(json);
+  return file !== undefined
+    ? new ByteLevelTokenizer(file, config)
+    : new PipelineTokenizer(checkAnyTokenizerFile(json, place), config);
+}
+
+/** The file as `ByteLevelTokenizer` takes it, if it is byte-level BPE with no parts beyond what that class knows. */
+function byteLevelFile(json: unknown): TokenizerFile | undefined {
+  const result = tokenizerFile.safeParse(json);
+  if (!result.success) return undefined;
+  const cut = result.data.pre_tokenizer;
+  const last = cut?.type === "Sequence" ? cut.pretokenizers.at(-1) : cut;
+  return last?.type === "ByteLevel" ? result.data : undefined;
 }
 
 /**
@@ -97,14 +153,11 @@ function parseJson(text: string, place: string): unknown {
   }
 }
 
-async function readOptionalBytes(path: string): Promise<Buffer | undefined> {
+async function readOptional(path: string): Promise<string | undefined> {
   try {
-    return await readFile(path);
+    return await readFile(path, "utf8");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
   }
 }
-
-const readOptional = async (path: string): Promise<string | undefined> =>
-  (await readOptionalBytes(path))?.toString("utf8");

@@ -21,20 +21,21 @@ export class NativeEncoder {
 
   /**
    * @param byteIds byte -> id, -1 where the vocabulary lacks it
+   * @param ranks of the merges, where not their order (tiktoken)
    * @returns undefined where the kernels are not built, or do not know how this file cuts text
    */
-  static of(file: TokenizerFile, byteIds: Int32Array): NativeEncoder | undefined {
+  static of(file: TokenizerFile, byteIds: Int32Array, ranks?: readonly number[]): NativeEncoder | undefined {
     const cut = file.pre_tokenizer === null ? undefined : scannerOfPart(file.pre_tokenizer);
     if (cut === undefined || byteIds.includes(-1)) return undefined;
     const text = nativeText();
     if (text === undefined) return undefined;
     const { vocab, merges, ignore_merges } = file.model;
     const table = new Uint32Array(merges.length * 4);
-    merges.forEach(([left, right], rank) => {
-      table.set([vocab.get(left)!, vocab.get(right)!, rank, vocab.get(left + right)!], rank * 4);
+    merges.forEach(([left, right], i) => {
+      table.set([vocab.get(left)!, vocab.get(right)!, ranks?.[i] ?? i, vocab.get(left + right)!], i * 4);
     });
     // The native table packs ids and ranks; vocabularies beyond that do not exist, and would go through TypeScript.
-    if (merges.length >= 2 ** 22 - 1 || table.some((n) => n >= 2 ** 21 && n !== 0)) return undefined;
+    if (table.some((n) => n >= 2 ** 21)) return undefined;
     const whole = ignore_merges ? wholeTokens(vocab) : { bytes: new Uint8Array(0), ends: [], ids: [] };
     const model = text.bpeCreate(
       cut.scanner,

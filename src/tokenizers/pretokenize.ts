@@ -1,5 +1,5 @@
 import { characterClasses } from "./native.ts";
-import { translateRegex } from "./regex.ts";
+import { type Dialect, translateRegex } from "./regex.ts";
 import type { Normalizer, PreTokenizer } from "./schema.ts";
 
 /** GPT-2's splitting expression (Radford et al. 2019; the same in `tokenizers`' ByteLevel). */
@@ -73,7 +73,7 @@ export const splitGpt2: Splitter = (text, emit) => {
 const whole: Splitter = (text, emit) => emit(text);
 
 /** The splitter for a `pre_tokenizer` of `tokenizer.json`. */
-export function splitterOf(part: PreTokenizer): Splitter {
+export function splitterOf(part: PreTokenizer, dialect: Dialect = "oniguruma"): Splitter {
   switch (part.type) {
     case "ByteLevel": {
       const split = part.use_regex ? splitGpt2 : whole;
@@ -88,11 +88,11 @@ export function splitterOf(part: PreTokenizer): Splitter {
         return splitBy(new RegExp(literal, "gu"), part.behavior, part.invert);
       }
       if (part.pattern.Regex === GPT2_PATTERN && part.behavior === "Isolated" && !part.invert) return splitGpt2;
-      return splitBy(translateRegex(part.pattern.Regex), part.behavior, part.invert);
+      return splitBy(translateRegex(part.pattern.Regex, dialect), part.behavior, part.invert);
     }
     case "Sequence":
       return part.pretokenizers
-        .map(splitterOf)
+        .map((step) => splitterOf(step, dialect))
         .reduceRight<Splitter>((rest, first) => (text, emit) => first(text, (piece) => rest(piece, emit)), whole);
   }
 }
@@ -110,7 +110,7 @@ function cutNearMiddle(text: string): number {
 
 type Behavior = (PreTokenizer & { type: "Split" })["behavior"];
 
-function splitBy(expression: RegExp, behavior: Behavior, invert: boolean): Splitter {
+export function splitBy(expression: RegExp, behavior: Behavior, invert: boolean): Splitter {
   const split: Splitter = (text, emit) => {
     const pieces: { text: string; match: boolean }[] = [];
     const add = (start: number, end: number, match: boolean): void => {

@@ -188,3 +188,10 @@ class Translator {
 
 const literal = (c: string): string => (/[\^$\\.*+?()[\]{}|/]/.test(c) ? `\\${c}` : c);
 const inClass = (c: string): string => (/[\^\\\]\-[]/.test(c) ? `\\${c}` : c);
+
+/** An expression that matches `text` itself. */
+export const literalRegex = (text: string): RegExp => new RegExp([...text].map(literal).join(""), "gu");
+
+/** Matches one character of ranges of code points in base 16, such as "0-8 ad". */
+export const characters = (ranges: string): RegExp =>
+  new RegExp(`[${ranges.replace(/[0-9a-f]+/g, "\\u{$&}").replaceAll(" ", "")}]`, "gu");

@@ -6,7 +6,7 @@ import { InputError } from "../tensor/errors.ts";
  * Every object is strict: an unknown key or kind is an error that names it, because a tokenizer read approximately gives wrong ids
  * without anyone noticing.
  */
-const refuseOthers = (what: string, known: readonly string[]) => ({
+export const refuseOthers = (what: string, known: readonly string[]) => ({
   error: (issue: { readonly input?: unknown }): string => {
     const type = (issue.input as { readonly type?: unknown } | null | undefined)?.type;
     return `the ${what} ${JSON.stringify(type) ?? "without a type"} is not supported yet; known are ${known.join(", ")}`;
@@ -105,7 +105,7 @@ const decoder = z.discriminatedUnion(
   refuseOthers("decoder", ["ByteLevel"]),
 );
 
-const addedToken = z.strictObject({
+export const addedToken = z.strictObject({
   id: z.int().nonnegative(),
   content: z.string().min(1),
   single_word: z.boolean().default(false),
@@ -116,12 +116,12 @@ const addedToken = z.strictObject({
 });
 
 /** Vocabularies are checked by hand: tens of thousands of entries, and keys such as "0" or "__proto__" must stay keys. */
-const vocabulary = z.custom<Record<string, number>>(
+export const vocabulary = z.custom<Record<string, number>>(
   (value) =>
     typeof value === "object" && value !== null && Object.values(value).every((id) => Number.isInteger(id) && id >= 0),
   "must be an object of token: id",
 );
-const mergeList = z.custom<(string | [string, string])[]>(
+export const mergeList = z.custom<(string | [string, string])[]>(
   (value) =>
     Array.isArray(value) &&
     value.every((merge: unknown) =>
@@ -151,7 +151,8 @@ const bpe = z.strictObject({
   ),
 });
 
-const tokenizerFile = z.strictObject({
+/** Byte-level BPE. file.ts has the other kinds. */
+export const tokenizerFile = z.strictObject({
   version: z.literal("1.0").default("1.0"),
   truncation: z.null("must be null: truncation kept in the tokenizer is not supported").default(null),
   padding: z.null("must be null: padding kept in the tokenizer is not supported").default(null),

@@ -272,17 +272,17 @@ describe("tokenizer.json", () => {
     return JSON.parse(await readFile(join(folder, "tokenizer.json"), "utf8"));
   };
   test.each([
-    ["normalizer", { type: "BertNormalizer" }, '"BertNormalizer"'],
-    ["pre_tokenizer", { type: "Metaspace" }, '"Metaspace"'],
-    ["pre_tokenizer", { type: "Digits", individual_digits: true }, "must be ByteLevel"],
-    ["pre_tokenizer", null, "must be ByteLevel"],
+    ["normalizer", { type: "Surprise" }, 'the normalizer "Surprise"'],
+    ["pre_tokenizer", { type: "UnicodeScripts" }, '"UnicodeScripts"'],
     ["pre_tokenizer", { type: "ByteLevel", surprise: 1 }, '"surprise"'],
-    ["post_processor", { type: "BertProcessing" }, '"BertProcessing"'],
+    ["post_processor", { type: "Surprise" }, 'the post_processor "Surprise"'],
+    ["post_processor", { type: "BertProcessing" }, "post_processor.sep"],
     ["post_processor", adding("<gone>", []), "uses <gone>"],
     ["post_processor", adding("<s>", [9999]), "the id 9999"],
-    ["decoder", { type: "WordPiece" }, '"WordPiece"'],
+    ["decoder", { type: "CTC" }, 'the decoder "CTC"'],
     ["decoder", null, "decoder"],
-    ["model", { type: "Unigram", vocab: [] }, '"Unigram"'],
+    ["model", { type: "Surprise", vocab: [] }, 'the model "Surprise"'],
+    ["model", { type: "Unigram", vocab: [] }, "model.unk_id"],
     ["truncation", { max_length: 5 }, "truncation"],
     ["padding", { length: 5 }, "padding"],
     ["another", {}, '"another"'],
@@ -294,9 +294,7 @@ describe("tokenizer.json", () => {
   });
 
   test.each([
-    [{ byte_fallback: true }, "byte_fallback"],
     [{ dropout: 0.1 }, "dropout"],
-    [{ end_of_word_suffix: "</w>" }, "end_of_word_suffix"],
     [{ unk_token: "<nowhere>" }, "<nowhere>"],
     [{ merges: [["no", "such"]] }, '"no"'],
     [{ vocab: { a: 0, b: 0 }, merges: [] }, "both have the id 0"],

@@ -1,0 +1,123 @@
+import { InputError } from "../tensor/errors.ts";
+import { BpeMerger } from "./bpe.ts";
+import { encodeUtf8 } from "./bytes.ts";
+import type { AnyTokenizerFile, BpePart } from "./file.ts";
+import { UnigramModel } from "./unigram.ts";
+import { WordLevelModel, WordPieceModel } from "./wordpiece.ts";
+
+/** Turns one piece of text into ids. */
+export interface PieceModel {
+  /** Appends the ids of `piece`, which is not empty and well formed. */
+  encode(piece: string, ids: number[]): void;
+}
+
+/** The model of a `tokenizer.json`. */
+export function modelOf(part: AnyTokenizerFile["model"]): PieceModel {
+  switch (part.type) {
+    case "BPE":
+      return new CharacterBpe(part);
+    case "Unigram":
+      return new UnigramModel({
+        pieces: part.vocab.map(([piece]) => piece),
+        scores: Float64Array.from(part.vocab, ([, score]) => score),
+        unknown: part.unk_id ?? undefined,
+        byteFallback: part.byte_fallback,
+      });
+    case "WordPiece":
+      return new WordPieceModel(part);
+    case "WordLevel":
+      return new WordLevelModel(part);
+  }
+}
+
+/** The ids of <0x00> ... <0xFF>, or undefined if one is missing. */
+export function byteTokens(idOf: (token: string) => number | undefined): Int32Array | undefined {
+  const ids = new Int32Array(256);
+  for (let byte = 0; byte < 256; byte++) {
+    const id = idOf(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+    if (id === undefined) return undefined;
+    ids[byte] = id;
+  }
+  return ids;
+}
+
+/** BPE whose first symbols are characters, with bytes or an unknown token for those the vocabulary lacks. */
+class CharacterBpe implements PieceModel {
+  private readonly part: BpePart;
+  private readonly merger: BpeMerger;
+  private readonly unknown: number;
+  private readonly bytes: Int32Array;
+  private buffer = new Int32Array(256);
+
+  constructor(part: BpePart) {
+    this.part = part;
+    const { vocab } = part;
+    const prefix = part.continuing_subword_prefix ?? "";
+    const idOf = (token: string, left: string, right: string): number => {
+      const id = vocab.get(token);
+      if (id !== undefined) return id;
+      throw new InputError(
+        `merges: ${JSON.stringify(left)} + ${JSON.stringify(right)} needs ${JSON.stringify(token)}, which is not in the vocabulary.`,
+      );
+    };
+    this.merger = new BpeMerger(
+      part.merges.map(([left, right]) => ({
+        left: idOf(left, left, right),
+        right: idOf(right, left, right),
+        id: idOf(left + right.slice(prefix.length), left, right),
+      })),
+    );
+    this.unknown = part.unk_token === null ? -1 : (vocab.get(part.unk_token) ?? -1);
+    if (part.unk_token !== null && this.unknown === -1) {
+      throw new InputError(`unk_token: ${JSON.stringify(part.unk_token)} is not in the vocabulary.`);
+    }
+    // A byte that the vocabulary lacks is -1: a character with such a byte is unknown.
+    this.bytes = Int32Array.from({ length: 256 }, (_, byte) =>
+      part.byte_fallback ? (vocab.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`) ?? -1) : -1,
+    );
+  }
+
+  encode(piece: string, ids: number[]): void {
+    const { part, bytes } = this;
+    if (part.ignore_merges) {
+      const whole = part.vocab.get(piece);
+      if (whole !== undefined) {
+        ids.push(whole);
+        return;
+      }
+    }
+    const room = piece.length * 4;
+    if (this.buffer.length < room) this.buffer = new Int32Array(room * 2);
+    const symbols = this.buffer;
+    let length = 0;
+    let unknowns = 0;
+    const flush = (): void => {
+      if (unknowns > 0) symbols[length++] = this.unknown;
+      unknowns = 0;
+    };
+    let at = 0;
+    for (const character of piece) {
+      const first = at === 0;
+      at += character.length;
+      let spelled = first ? character : (part.continuing_subword_prefix ?? "") + character;
+      if (at === piece.length) spelled += part.end_of_word_suffix ?? "";
+      const id = part.vocab.get(spelled);
+      if (id !== undefined) {
+        flush();
+        symbols[length++] = id;
+        continue;
+      }
+      const encoded = part.byte_fallback ? encodeUtf8(spelled) : undefined;
+      if (encoded?.every((byte) => bytes[byte] !== -1)) {
+        for (const byte of encoded) symbols[length++] = bytes[byte]!;
+        continue;
+      }
+      if (this.unknown === -1) continue;
+      if (!part.fuse_unk) flush();
+      unknowns++;
+    }
+    flush();
+    const kept = this.merger.merge(symbols, length);
+    for (let i = 0; i < kept; i++) ids.push(symbols[i]!);
+  }
+}

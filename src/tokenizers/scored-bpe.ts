@@ -1,0 +1,152 @@
+import { InputError } from "../tensor/errors.ts";
+import type { AddedTokenMatcher } from "./added-tokens.ts";
+import { BpeMerger } from "./bpe.ts";
+import { encodeUtf8 } from "./bytes.ts";
+import type { PieceModel } from "./models.ts";
+import { PIECE, type SentencePieceParts } from "./sentencepiece-model.ts";
+
+const SPACE = "\u2581";
+
+/**
+ * SentencePiece's BPE: characters first, then always the neighbours that together make the piece with the best score, the leftmost among
+ * equals. Characters without a piece become bytes or the unknown piece at the end, and pieces that a user defined never merge.
+ */
+export class ScoredBpe implements PieceModel {
+  private readonly pieces: readonly string[];
+  private readonly ids = new Map<string, number>();
+  private readonly merger: BpeMerger;
+  private readonly unknown: number;
+  private readonly bytes: Int32Array | undefined;
+  private readonly userDefined: AddedTokenMatcher;
+  /** Characters that are no piece may still be halves of one: they have numbers of their own beyond the vocabulary. */
+  private readonly extra = new Map<string, number>();
+  private readonly extraText: string[] = [];
+  /** Whether no piece has a space symbol after another character, so that text may be cut before each run of them. */
+  private readonly cuts: boolean;
+  private readonly cache = new Map<string, readonly number[]>();
+  private buffer = new Int32Array(256);
+
+  constructor(
+    parts: SentencePieceParts,
+    unknown: number,
+    bytes: Int32Array | undefined,
+    userDefined: AddedTokenMatcher,
+  ) {
+    const { pieces, types, scores } = parts;
+    this.pieces = pieces;
+    this.unknown = unknown;
+    this.bytes = bytes;
+    this.userDefined = userDefined;
+    if (types.includes(PIECE.unused))
+      throw new InputError("A SentencePiece model of type BPE with unused pieces is not supported yet.");
+    const mergeable = (id: number): boolean => types[id] === PIECE.normal || types[id] === PIECE.userDefined;
+    pieces.forEach((piece, id) => {
+      if (mergeable(id) && !this.ids.has(piece)) this.ids.set(piece, id);
+    });
+    this.cuts = true;
+    const merges: { left: number; right: number; id: number; score: number }[] = [];
+    for (const [piece, id] of this.ids) {
+      if (/[^\u2581]\u2581/.test(piece)) this.cuts = false;
+      for (let at = 1; at < piece.length; at++) {
+        const unit = piece.charCodeAt(at);
+        if (unit >= 0xdc00 && unit <= 0xdfff) continue;
+        const left = this.symbolOf(piece.slice(0, at), at === 1 || (at === 2 && piece.codePointAt(0)! > 0xffff));
+        const right = this.symbolOf(
+          piece.slice(at),
+          piece.length - at === 1 || (piece.length - at === 2 && piece.codePointAt(at)! > 0xffff),
+        );
+        if (left !== undefined && right !== undefined) merges.push({ left, right, id, score: scores[id]! });
+      }
+    }
+    // Pairs that make the same piece share a rank; so would different pieces with equal scores, of which the leftmost goes first.
+    const levels = [...new Set(merges.map((merge) => merge.score))].sort((a, b) => b - a);
+    const rankOf = new Map(levels.map((score, rank) => [score, rank]));
+    this.merger = new BpeMerger(
+      merges.map(({ left, right, id, score }) => ({ left, right, id, rank: rankOf.get(score)! })),
+    );
+  }
+
+  private symbolOf(text: string, single: boolean): number | undefined {
+    const id = this.ids.get(text);
+    if (id !== undefined || !single) return id;
+    let number = this.extra.get(text);
+    if (number === undefined) {
+      number = this.pieces.length + this.extraText.length;
+      this.extra.set(text, number);
+      this.extraText.push(text);
+    }
+    return number;
+  }
+
+  encode(text: string, ids: number[]): void {
+    for (const segment of this.userDefined.split(text)) {
+      if ("id" in segment) ids.push(segment.id);
+      else if (this.cuts) this.encodeByWords(segment.text, ids);
+      else this.encodeWhole(segment.text, ids);
+    }
+    if (this.bytes === undefined) fuse(ids, this.unknown);
+  }
+
+  private encodeByWords(text: string, ids: number[]): void {
+    let start = 0;
+    while (start < text.length) {
+      let end = start;
+      while (text[end] === SPACE) end++;
+      const next = text.indexOf(SPACE, end);
+      end = next === -1 ? text.length : next;
+      const word = text.slice(start, end);
+      const known = this.cache.get(word);
+      if (known !== undefined) {
+        for (const id of known) ids.push(id);
+      } else {
+        const first = ids.length;
+        this.encodeWhole(word, ids);
+        if (word.length <= 64) {
+          if (this.cache.size >= 1 << 16) this.cache.clear();
+          this.cache.set(word, ids.slice(first));
+        }
+      }
+      start = end;
+    }
+  }
+
+  private encodeWhole(text: string, ids: number[]): void {
+    if (this.buffer.length < text.length) this.buffer = new Int32Array(text.length * 2);
+    const symbols = this.buffer;
+    const foreign: string[] = [];
+    let length = 0;
+    // A character that no piece contains: a symbol that no merge knows.
+    const beyond = this.pieces.length + this.extraText.length;
+    for (const character of text) {
+      const known = this.ids.get(character) ?? this.extra.get(character);
+      if (known === undefined) foreign.push(character);
+      symbols[length++] = known ?? beyond + foreign.length - 1;
+    }
+    const kept = this.merger.merge(symbols, length);
+    for (let i = 0; i < kept; i++) {
+      const symbol = symbols[i]!;
+      if (symbol < this.pieces.length) ids.push(symbol);
+      else
+        this.emitUnknown(
+          symbol < beyond ? this.extraText[symbol - this.pieces.length]! : foreign[symbol - beyond]!,
+          ids,
+        );
+    }
+  }
+
+  private emitUnknown(text: string, ids: number[]): void {
+    if (this.bytes === undefined) ids.push(this.unknown);
+    else for (const byte of encodeUtf8(text)) ids.push(this.bytes[byte]!);
+  }
+}
+
+/** Unknown pieces in a row are one. */
+function fuse(ids: number[], unknown: number): void {
+  let kept = 0;
+  let previous: number | undefined;
+  for (const id of ids) {
+    if (id !== unknown || previous !== unknown) ids[kept++] = id;
+    previous = id;
+  }
+  ids.length = kept;
+}

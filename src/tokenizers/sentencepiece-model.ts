@@ -1,0 +1,328 @@
+import { isUtf8 } from "node:buffer";
+import { join } from "node:path";
+import { writeFileAtomic } from "../runs/atomic.ts";
+import { InputError } from "../tensor/errors.ts";
+import { AddedTokenMatcher } from "./added-tokens.ts";
+import { decodeUtf8, incompleteTail, wellFormed } from "./bytes.ts";
+import { Charsmap } from "./charsmap.ts";
+import { specialTokenName, type TokenizerConfig } from "./folder.ts";
+import { byteTokens, type PieceModel } from "./models.ts";
+import { Fields } from "./protobuf.ts";
+import { ScoredBpe } from "./scored-bpe.ts";
+import type { DecodeOptions, EncodeOptions, StreamOptions, Tokenizer, TokenStream } from "./types.ts";
+import { UnigramModel } from "./unigram.ts";
+
+/** What a piece is (`ModelProto.SentencePiece.Type`). */
+export const PIECE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+
+/** A SentencePiece model, as its `.model` file or a GGUF file holds it. */
+export interface SentencePieceParts {
+  readonly type: "unigram" | "bpe";
+  readonly pieces: readonly string[];
+  readonly scores: Float32Array;
+  /** A value of PIECE for each piece. */
+  readonly types: Uint8Array;
+  readonly charsmap: Uint8Array;
+  readonly addDummyPrefix: boolean;
+  readonly removeExtraWhitespaces: boolean;
+  readonly escapeWhitespaces: boolean;
+  readonly whitespaceAsSuffix: boolean;
+  readonly byteFallback: boolean;
+  /** What an unknown piece decodes to. */
+  readonly unknownSurface: string;
+  /** Beginning, end and padding; -1 for none. */
+  readonly bosId: number;
+  readonly eosId: number;
+  readonly padId: number;
+  /** Whether encoding adds them (the model itself never does; a GGUF file or `tokenizer_config.json` says so). */
+  readonly addBos: boolean;
+  readonly addEos: boolean;
+}
+
+/**
+ * Reads a `.model` file (sentencepiece_model.proto).
+ * @param place file name for messages
+ * @throws InputError when it is cut short, or uses something this reader does not know
+ */
+export function parseSentencePiece(file: Uint8Array, place: string): SentencePieceParts {
+  const model = new Fields(file, place);
+  const pieces: string[] = [];
+  const scores: number[] = [];
+  const types: number[] = [];
+  for (const bytes of model.messages(1)) {
+    const piece = new Fields(bytes, place);
+    pieces.push(piece.text(1) ?? "");
+    scores.push(piece.float(2) ?? 0);
+    types.push(piece.number(3) ?? PIECE.normal);
+  }
+  if (pieces.length === 0) throw new InputError(`${place}: no pieces in it. Is it a SentencePiece model?`);
+  const trainer = new Fields(model.bytes(2) ?? new Uint8Array(0), place);
+  const normalizer = new Fields(model.bytes(3) ?? new Uint8Array(0), place);
+  const denormalizer = new Fields(model.bytes(5) ?? new Uint8Array(0), place);
+  const kind = trainer.number(3) ?? 1;
+  const type = kind === 1 ? "unigram" : kind === 2 ? "bpe" : undefined;
+  if (type === undefined) {
+    throw new InputError(
+      `${place}: the model type ${["", "", "", "WORD", "CHAR"][kind] ?? kind} is not supported; known are UNIGRAM and BPE.`,
+    );
+  }
+  if ((denormalizer.bytes(2)?.length ?? 0) > 0) throw new InputError(`${place}: a denormalizer is not supported yet.`);
+  const idOf = (field: number, usual: number): number => {
+    const id = trainer.number(field) ?? usual;
+    return id < pieces.length && types[id] === PIECE.control ? id : -1;
+  };
+  return {
+    type,
+    pieces,
+    scores: Float32Array.from(scores),
+    types: Uint8Array.from(types),
+    charsmap: normalizer.bytes(2) ?? new Uint8Array(0),
+    addDummyPrefix: (normalizer.number(3) ?? 1) !== 0,
+    removeExtraWhitespaces: (normalizer.number(4) ?? 1) !== 0,
+    escapeWhitespaces: (normalizer.number(5) ?? 1) !== 0,
+    whitespaceAsSuffix: (trainer.number(24) ?? 0) !== 0,
+    byteFallback: types.includes(PIECE.byte),
+    unknownSurface: trainer.text(44) ?? " \u2047 ",
+    bosId: idOf(41, 1),
+    eosId: idOf(42, 2),
+    padId: idOf(43, -1),
+    addBos: false,
+    addEos: false,
+  };
+}
+
+const SPACE = "\u2581";
+
+/** A tokenizer from a SentencePiece model (Kudo and Richardson 2018), of type BPE or Unigram: the ids of `sentencepiece` itself. */
+export class SentencePieceTokenizer implements Tokenizer {
+  readonly vocabularySize: number;
+  readonly specialTokens: ReadonlyMap<string, number>;
+  readonly bosId: number | undefined;
+  readonly eosId: number | undefined;
+  readonly padId: number | undefined;
+  readonly chatTemplate: string | undefined;
+
+  private readonly parts: SentencePieceParts;
+  private readonly source: Uint8Array | undefined;
+  private readonly config: TokenizerConfig;
+  private readonly ids: ReadonlyMap<string, number>;
+  private readonly unknown: number;
+  private readonly model: PieceModel;
+  private readonly charsmap: Charsmap | undefined;
+  private readonly userDefined: AddedTokenMatcher;
+  private readonly bytes: ReadonlyMap<number, number>;
+
+  /**
+   * @param source the `.model` file, kept for `save`
+   * @throws InputError when the parts do not fit together
+   */
+  constructor(parts: SentencePieceParts, config: TokenizerConfig = {}, source?: Uint8Array) {
+    this.parts = parts;
+    this.config = config;
+    this.source = source;
+    const { pieces, types, scores } = parts;
+    this.vocabularySize = pieces.length;
+    this.unknown = types.indexOf(PIECE.unknown);
+    if (this.unknown === -1) throw new InputError("The SentencePiece model has no unknown piece.");
+    const ids = new Map<string, number>();
+    pieces.forEach((piece, id) => {
+      if (!ids.has(piece)) ids.set(piece, id);
+    });
+    this.ids = ids;
+    const of = (type: number): number[] => pieces.flatMap((_, id) => (types[id] === type ? [id] : []));
+    this.specialTokens = new Map([this.unknown, ...of(PIECE.control)].map((id) => [pieces[id]!, id]));
+    this.bosId = this.named("bos_token") ?? valid(parts.bosId);
+    this.eosId = this.named("eos_token") ?? valid(parts.eosId);
+    this.padId = this.named("pad_token") ?? valid(parts.padId);
+    this.chatTemplate = config.chat_template;
+    this.charsmap = parts.charsmap.length === 0 ? undefined : new Charsmap(parts.charsmap);
+    const userDefined = of(PIECE.userDefined);
+    const token = (id: number) => ({
+      id,
+      content: pieces[id]!,
+      single_word: false,
+      lstrip: false,
+      rstrip: false,
+      normalized: false,
+      special: false,
+    });
+    this.userDefined = new AddedTokenMatcher(userDefined.map(token), (content) => content);
+    const bytes = parts.byteFallback ? byteTokens((text) => ids.get(text)) : undefined;
+    if (parts.byteFallback && bytes === undefined) {
+      throw new InputError("The SentencePiece model has byte pieces, but not all of <0x00> to <0xFF>.");
+    }
+    this.bytes = new Map(Array.from(bytes ?? [], (id, byte) => [id, byte]));
+    const usable = (id: number): boolean => types[id] === PIECE.normal || types[id] === PIECE.userDefined;
+    const excluded = new Set(pieces.flatMap((_, id) => (usable(id) ? [] : [id])));
+    this.model =
+      parts.type === "unigram"
+        ? new UnigramModel({
+            pieces,
+            scores: Float64Array.from(scores),
+            unknown: this.unknown,
+            byteFallback: parts.byteFallback,
+            excluded,
+            userDefined: new Set(userDefined),
+            single: true,
+          })
+        : new ScoredBpe(parts, this.unknown, bytes, this.userDefined);
+  }
+
+  private named(key: "bos_token" | "eos_token" | "pad_token"): number | undefined {
+    const name = specialTokenName(this.config, key);
+    return name === undefined ? undefined : this.ids.get(name);
+  }
+
+  encode(text: string, { addSpecialTokens = true, allowedSpecial = "none" }: EncodeOptions = {}): number[] {
+    const { parts } = this;
+    const ids: number[] = [];
+    if (addSpecialTokens && this.addsBos && this.bosId !== undefined) ids.push(this.bosId);
+    const segments =
+      allowedSpecial === "none" ? [{ text: wellFormed(text) }] : this.special(allowedSpecial).split(wellFormed(text));
+    for (const segment of segments) {
+      if ("id" in segment) ids.push(segment.id);
+      else {
+        const normalized = this.normalize(segment.text);
+        if (normalized !== "") this.model.encode(normalized, ids);
+      }
+    }
+    if (addSpecialTokens && (parts.addEos || this.config.add_eos_token === true) && this.eosId !== undefined)
+      ids.push(this.eosId);
+    return ids;
+  }
+
+  private get addsBos(): boolean {
+    return this.parts.addBos || this.config.add_bos_token === true;
+  }
+
+  private special(allowed: "all" | readonly string[]): AddedTokenMatcher {
+    const names = [...this.specialTokens].filter(([name]) => allowed === "all" || allowed.includes(name));
+    return new AddedTokenMatcher(
+      names.map(([content, id]) => ({
+        id,
+        content,
+        single_word: false,
+        lstrip: false,
+        rstrip: false,
+        normalized: false,
+        special: true,
+      })),
+      (content) => content,
+    );
+  }
+
+  encodeBatch(texts: readonly string[], options: EncodeOptions = {}): number[][] {
+    return texts.map((text) => this.encode(text, options));
+  }
+
+  /** The text as the model sees it: characters mapped, spaces visible, collapsed where the model says so, one put in front. */
+  private normalize(text: string): string {
+    const { addDummyPrefix, removeExtraWhitespaces, escapeWhitespaces, whitespaceAsSuffix } = this.parts;
+    let out = this.mapped(text);
+    if (removeExtraWhitespaces) out = out.replace(/^ +| +$/g, "").replace(/ {2,}/g, " ");
+    if (out === "") return "";
+    if (addDummyPrefix && !whitespaceAsSuffix) out = ` ${out}`;
+    if (escapeWhitespaces) out = out.replaceAll(" ", SPACE);
+    // Space symbols that the text itself ends with go as well, as in SentencePiece.
+    if (removeExtraWhitespaces && escapeWhitespaces) out = out.replace(/\u2581+$/, "");
+    return addDummyPrefix && whitespaceAsSuffix ? out + (escapeWhitespaces ? SPACE : " ") : out;
+  }
+
+  /** Characters mapped, the longest key at each place; pieces a user defined stay as they are. */
+  private mapped(text: string): string {
+    const { charsmap } = this;
+    if (charsmap === undefined) return text;
+    if (this.userDefined.empty) return charsmap.normalize(text);
+    return this.userDefined
+      .split(text)
+      .map((segment) => ("id" in segment ? this.parts.pieces[segment.id]! : charsmap.normalize(segment.text)))
+      .join("");
+  }
+
+  decode(ids: readonly number[], options: DecodeOptions = {}): string {
+    const stream = this.stream(options);
+    return ids.map((id) => stream.push(id)).join("") + stream.end();
+  }
+
+  stream({ skipSpecialTokens = false, after = [] }: StreamOptions = {}): TokenStream {
+    const { parts } = this;
+    /** Bytes of a character that is not complete yet. */
+    let bytes: number[] = [];
+    /** Whether any text came out, and whether the space in front of the text has been dropped. */
+    let begun = false;
+    let dropped = false;
+    const said = (text: string): string => {
+      begun ||= text !== "";
+      return text;
+    };
+    const flush = (): string => {
+      const rest = "\ufffd".repeat(bytes.length);
+      bytes = [];
+      return said(rest);
+    };
+    const push = (id: number): string => {
+      const piece = parts.pieces[id];
+      if (piece === undefined) {
+        throw new InputError(`decode: there is no token with id ${id}; ids go from 0 to ${this.vocabularySize - 1}.`);
+      }
+      const byte = this.bytes.get(id);
+      if (byte !== undefined) {
+        bytes.push(byte);
+        const ready = completed(bytes);
+        return said(ready);
+      }
+      const before = flush();
+      const type = parts.types[id];
+      // sentencepiece leaves control pieces out; here that is asked for, as everywhere else.
+      if (type === PIECE.control) return before + said(skipSpecialTokens ? "" : piece);
+      if (type === PIECE.unknown) return before + said(skipSpecialTokens ? "" : parts.unknownSurface);
+      let rest = piece;
+      if (!begun && !dropped && (parts.addDummyPrefix || parts.removeExtraWhitespaces) && rest.startsWith(SPACE)) {
+        rest = rest.slice(1);
+        dropped = !parts.removeExtraWhitespaces;
+      }
+      return before + said(rest.replaceAll(SPACE, " "));
+    };
+    for (const id of after) push(id);
+    bytes = [];
+    return { push, end: flush };
+  }
+
+  tokenId(token: string): number | undefined {
+    return this.ids.get(token);
+  }
+
+  idToToken(id: number): string | undefined {
+    return this.parts.pieces[id];
+  }
+
+  async save(folder: string): Promise<void> {
+    if (this.source === undefined) {
+      throw new InputError(
+        "This tokenizer came without a SentencePiece file, so there is none to write. Keep the file it came in.",
+      );
+    }
+    writeFileAtomic(join(folder, "tokenizer.model"), this.source);
+    writeFileAtomic(join(folder, "tokenizer_config.json"), `${JSON.stringify(this.config, null, 2)}\n`);
+  }
+}
+
+const valid = (id: number): number | undefined => (id < 0 ? undefined : id);
+
+/**
+ * Takes what is certain off the front of `bytes`, as text: sentencepiece reads one U+FFFD for each byte that is not part of a character.
+ * Left in it is the beginning of a character that more bytes may complete.
+ */
+function completed(bytes: number[]): string {
+  let out = "";
+  while (bytes.length > 0) {
+    const lead = bytes[0]!;
+    const width = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    const part = Uint8Array.from(bytes.slice(0, width));
+    if (part.length < width && incompleteTail(part) === part.length) break;
+    const whole = part.length === width && isUtf8(part);
+    out += whole ? decodeUtf8(part) : "\ufffd";
+    bytes.splice(0, whole ? width : 1);
+  }
+  return out;
+}
