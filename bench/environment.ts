@@ -74,7 +74,7 @@ export function ours(worker: string, variant = "auto", env: NodeJS.ProcessEnv = 
 export function pythonPeer(name: string, script: string, variant: string, env = environmentOf()): Entrant {
   const command = python();
   const file = join(root, "bench", "peers", `${script}.py`);
-  const full = variant === "" ? name : `${name} ${variant}`;
+  const full = [name, variant].filter((part) => part !== "").join(" ");
   return { name: full, variant, start: () => new ProcessContender(full, command, [file], env) };
 }
 

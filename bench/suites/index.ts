@@ -6,6 +6,7 @@ import { gpt } from "./gpt.ts";
 import { neighbour } from "./neighbour.ts";
 import { profile } from "./profile.ts";
 import { serve } from "./serve.ts";
+import { tokenizers } from "./tokenizers.ts";
 
 /** Every suite, in the order of `npm run bench -- --help`. */
-export const suites: readonly Command[] = [gpt, gemm, serve, neighbour, eventloop, profile, compare];
+export const suites: readonly Command[] = [gpt, gemm, serve, tokenizers, neighbour, eventloop, profile, compare];

@@ -17,6 +17,8 @@ export { GPT2_PATTERN } from "./pretokenize.ts";
 export type { TokenizerFile } from "./schema.ts";
 export { checkTokenizerFile } from "./schema.ts";
 export { Llama2cTokenizer } from "./sentencepiece.ts";
+export type { TiktokenEncoding } from "./tiktoken.ts";
+export { tokenizerFromTiktoken } from "./tiktoken.ts";
 export type { TrainingProgress, TrainManyOptions, TrainTokenizerOptions } from "./train.ts";
 export { trainByteLevel, trainByteLevelBpe, WordCounter } from "./train.ts";
 export type {

@@ -1,0 +1,128 @@
+"""The other side of `npm run bench -- tokenizers`: tiktoken, tokenizers and sentencepiece. The variant says which."""
+
+import gzip
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from protocol import THREADS, need, serve
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if THREADS > 1 else "false")
+
+try:
+    import numpy
+    import sentencepiece
+    import tiktoken
+    import tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+except ImportError as error:
+    need(error)
+
+MERGES = Path(__file__).parents[2] / "test" / "golden" / "tokenizers" / "gpt2-merges.txt.gz"
+R50K = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+
+def alphabet():
+    """byte -> its character."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
+
+
+def gpt2():
+    merges = gzip.decompress(MERGES.read_bytes()).decode().split("\n")[1:]
+    merges = [tuple(m.split(" ")) for m in merges if m]
+    return sorted(alphabet().values()) + [a + b for a, b in merges], merges
+
+
+def bytes_ids(ids):
+    return numpy.asarray(ids, dtype="<u4").tobytes()
+
+
+def summary(lists):
+    digest, count = hashlib.sha256(), 0
+    for ids in lists:
+        digest.update(bytes_ids(ids))
+        count += len(ids)
+    return f"{count} {digest.hexdigest()[:16]}"
+
+
+def each(lists):
+    return [hashlib.sha256(bytes_ids(ids)).hexdigest()[:12] for ids in lists]
+
+
+def with_tiktoken(p):
+    tokens, _ = gpt2()
+    back = {c: b for b, c in alphabet().items()}
+    ranks = {bytes(back[c] for c in token): i for i, token in enumerate(tokens)}
+    encoding = tiktoken.Encoding(name=p["pattern"], pat_str=p["expression"] or R50K, mergeable_ranks=ranks, special_tokens={})
+    if THREADS == 1:
+        return f"tiktoken {tiktoken.__version__}", lambda texts: [encoding.encode_ordinary(text) for text in texts]
+    return f"tiktoken {tiktoken.__version__}", lambda texts: encoding.encode_ordinary_batch(texts, num_threads=THREADS)
+
+
+def byte_level(model, expression):
+    tokenizer = Tokenizer(model)
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=expression is None)
+    if expression is not None:
+        level = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(expression), "isolated", False), level])
+    tokenizer.pre_tokenizer = level
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def with_tokenizers(p):
+    about = f"tokenizers {tokenizers.__version__}"
+    if p["pattern"].endswith(".txt"):
+        bert = tokenizers.BertWordPieceTokenizer(p["pattern"], lowercase=True)
+        # Text that spells a special token is text on our side.
+        bert._tokenizer.encode_special_tokens = True
+        tokenizer = bert._tokenizer
+    else:
+        tokens, merges = gpt2()
+        tokenizer = byte_level(models.BPE({t: i for i, t in enumerate(tokens)}, merges), p["expression"])
+    if THREADS == 1:
+        return about, lambda texts: [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    return about, lambda texts: [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def with_sentencepiece(p):
+    processor = sentencepiece.SentencePieceProcessor(model_file=p["pattern"])
+    return f"sentencepiece {sentencepiece.__version__}", lambda texts: processor.encode(texts, num_threads=THREADS)
+
+
+def prepare(request):
+    p = request["parameters"]
+    texts = json.loads(Path(p["file"]).read_text(encoding="utf-8"))
+    if p["task"] == "train":
+        return f"tokenizers {tokenizers.__version__}", lambda: train(texts, p["vocabulary"])
+    made = {"tiktoken": with_tiktoken, "tokenizers": with_tokenizers, "sentencepiece": with_sentencepiece}
+    about, encode = made[request["variant"]](p)
+
+    def step():
+        start = time.perf_counter()
+        lists = encode(texts)
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "output": each(lists) if p["task"] == "ids" else summary(lists)}
+
+    return about, step
+
+
+def train(texts, vocabulary):
+    tokenizer = byte_level(models.BPE(), None)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    start = time.perf_counter()
+    tokenizer.train_from_iterator(texts, trainer)
+    seconds = time.perf_counter() - start
+    digest = hashlib.sha256()
+    size = tokenizer.get_vocab_size()
+    for i in range(size):
+        digest.update((tokenizer.id_to_token(i) + "\n").encode())
+    return {"seconds": seconds, "output": f"{size} {digest.hexdigest()[:16]}"}
+
+
+serve(prepare)

@@ -1,0 +1,167 @@
+import { z } from "zod";
+import { defineCommand } from "../../src/cli/command.ts";
+import { InputError } from "../../src/tensor/errors.ts";
+import { CL100K_PATTERN, O200K_PATTERN } from "../../src/tokenizers/tiktoken.ts";
+import type { Entrant, Work } from "../contest.ts";
+import { corpus } from "../corpus.ts";
+import { environmentOf, machine, ours, pythonPeer, threads } from "../environment.ts";
+import { contestShape, runContest } from "../suite.ts";
+import { table } from "../table.ts";
+import type { TokenizerParameters } from "../workers/tokenizers.ts";
+
+const LLAMA3 =
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+/** GPT-2's merges with each splitting expression, and the peers that have it. */
+const patterns = [
+  { name: "gpt2", expression: null, peers: ["tiktoken", "tokenizers"], javaScript: true },
+  { name: "cl100k", expression: CL100K_PATTERN, peers: ["tiktoken"], javaScript: false },
+  { name: "o200k", expression: O200K_PATTERN, peers: ["tiktoken", "tokenizers"], javaScript: false },
+  { name: "llama3", expression: LLAMA3, peers: ["tokenizers"], javaScript: false },
+  { name: "qwen2", expression: LLAMA3.replace("{1,3}", ""), peers: ["tokenizers"], javaScript: false },
+] as const;
+
+const options = z.object({
+  ...contestShape,
+  rounds: z.number().int().min(1).default(3).describe("turns of each side"),
+  seconds: z.number().positive().default(1).describe("length of a turn").meta({ value: "S" }),
+  text: z
+    .array(z.string())
+    .default(["data", "docs", "src"])
+    .describe("files and folders of text, mixed and repeated to the sizes below"),
+  megabytes: z.number().positive().default(6).describe("text of a step whose time is taken").meta({ value: "MB" }),
+  parity: z.number().nonnegative().default(100).describe("text whose ids are compared; 0: none").meta({ value: "MB" }),
+  train: z.number().nonnegative().default(20).describe("text that is trained on; 0: none").meta({ value: "MB" }),
+  vocabulary: z.number().int().min(300).default(32_000).describe("of the training"),
+  only: z.enum(["all", "parity", "encode", "train"]).default("all").describe("one part"),
+  tokenizer: z
+    .array(z.string())
+    .default([])
+    .describe("SentencePiece .model files, or BERT's vocab.txt, whose ids are compared with the peers' as well"),
+});
+
+export const tokenizers = defineCommand({
+  name: "tokenizers",
+  summary: "encoding and training beside tiktoken, tokenizers, sentencepiece and JavaScript",
+  description:
+    "Ids of every text compared with the peers', then encoding and training in turns. The vocabulary is GPT-2's; " +
+    "the pure-JavaScript peers are found by HOWDAH_NODE_PEERS, a folder with js-tiktoken and gpt-tokenizer in its node_modules.",
+  options,
+  async run(o, context) {
+    const { print } = context;
+    const parts = (name: typeof o.only) => o.only === "all" || o.only === name;
+    const results: Record<string, unknown> = {};
+    const parameters = (task: TokenizerParameters["task"], file: string, count: number): TokenizerParameters => ({
+      task,
+      file,
+      pattern: "gpt2",
+      expression: null,
+      threads: count,
+      vocabulary: o.vocabulary,
+    });
+    const chosen = patterns.filter((p) => o.works === undefined || o.works.split(",").some((w) => p.name.includes(w)));
+    if (chosen.length === 0) throw new InputError(`--works: there are ${patterns.map((p) => p.name).join(", ")}.`);
+
+    if (parts("parity") && o.parity > 0 && !o.alone) {
+      machine(print);
+      const text = await corpus(o.text, o.parity, true, "tokenizers-parity");
+      print(`${text.documents} texts, ${(text.bytes / 1e6).toFixed(1)} MB: ids compared`);
+      const rows = [["work", "peer", "texts", "ids differ"]];
+      const works = [
+        ...chosen.flatMap((p) => p.peers.map((peer) => ({ name: p.name, expression: p.expression, peer }))),
+        ...o.tokenizer.map((path) => ({
+          name: path,
+          expression: null,
+          peer: path.endsWith(".txt") ? "tokenizers" : "sentencepiece",
+        })),
+      ];
+      let wrong = 0;
+      for (const { name, expression, peer } of works) {
+        const p = { ...parameters("ids", text.file, threads()), pattern: name, expression };
+        const mine = await idsOf(ours("tokenizers"), p);
+        const theirs = await idsOf(pythonPeer("", "tokenizing", peer), p);
+        const differ = mine.filter((hash, i) => hash !== theirs[i]).length + Math.abs(mine.length - theirs.length);
+        wrong += differ;
+        rows.push([name.split("/").at(-1)!, peer, String(mine.length), String(differ)]);
+        print(`  ${rows.at(-1)!.join("  ")}`);
+      }
+      print(`\n${table(rows)}\n`);
+      results.parity = { documents: text.documents, bytes: text.bytes, works: works.length, mismatches: wrong };
+      if (wrong > 0) throw new InputError(`${wrong} texts have other ids than the peers'.`);
+    }
+
+    if (parts("encode")) {
+      const text = await corpus(o.text, o.megabytes, false, "tokenizers-encode");
+      for (const count of threads() > 1 ? [1, threads()] : [1]) {
+        for (const { name, expression, peers, javaScript } of chosen) {
+          const work: Work = {
+            name: `encode ${name}, ${count} thread${count === 1 ? "" : "s"}`,
+            parameters: { ...parameters("encode", text.file, count), pattern: name, expression },
+            items: { count: text.bytes / 1e6, name: "MB" },
+            check: (mine, peer) => {
+              if (mine.outputs[0] !== peer.outputs[0]) throw new InputError(`${peer.name} gives other ids.`);
+            },
+          };
+          const env = environmentOf(count);
+          const others: Entrant[] = o.alone ? [] : peers.map((peer) => pythonPeer("", "tokenizing", peer, env));
+          if (!o.alone && javaScript && count === 1 && process.env.HOWDAH_NODE_PEERS) {
+            for (const peer of ["js-tiktoken", "gpt-tokenizer"])
+              others.push({ ...ours("tokenizers", peer, env), name: peer });
+          }
+          const limits = {
+            rounds: o.rounds,
+            seconds: o.seconds,
+            threads: count,
+            warmUp: 1,
+            hopeless: Number.POSITIVE_INFINITY,
+          };
+          const found = await runContest(
+            "tokenizers",
+            [work],
+            { ours: ours("tokenizers", "auto", env), peers: others },
+            limits,
+            context,
+          );
+          results[work.name] = (found as { readonly results?: unknown }).results;
+        }
+      }
+    }
+
+    if (parts("train") && o.train > 0) {
+      const text = await corpus(o.text, o.train, false, "tokenizers-train");
+      const p = parameters("train", text.file, threads());
+      const mine = await once(ours("tokenizers"), p);
+      const theirs = o.alone ? undefined : await once(pythonPeer("", "tokenizing", "tokenizers"), p);
+      if (theirs && mine.output !== theirs.output)
+        throw new InputError(`The trained vocabularies differ: ${String(mine.output)} and ${String(theirs.output)}.`);
+      const line = (who: string, side: { seconds: number; peakBytes: number }) =>
+        print(
+          `train ${o.vocabulary} on ${(text.bytes / 1e6).toFixed(0)} MB: ${who} ${side.seconds.toFixed(2)} s, peak ${(side.peakBytes / 1e6).toFixed(0)} MB`,
+        );
+      line("howdah", mine);
+      if (theirs) {
+        line("tokenizers", theirs);
+        print(`  ${(theirs.seconds / mine.seconds).toFixed(1)} times as fast, the same vocabulary`);
+      }
+      results.train = { bytes: text.bytes, ours: mine.seconds, peer: theirs?.seconds ?? null };
+    }
+    return { suite: "tokenizers", ...results };
+  },
+});
+
+async function once(
+  entrant: Entrant,
+  parameters: unknown,
+): Promise<{ seconds: number; output: unknown; peakBytes: number }> {
+  const contender = entrant.start();
+  try {
+    await contender.prepare({ work: "once", variant: entrant.variant, parameters });
+    const ran = await contender.run(1);
+    return { seconds: ran.seconds[0]!, output: ran.outputs[0], peakBytes: ran.peakBytes };
+  } finally {
+    await contender.close();
+  }
+}
+
+const idsOf = async (entrant: Entrant, parameters: unknown): Promise<string[]> =>
+  (await once(entrant, parameters)).output as string[];
