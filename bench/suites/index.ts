@@ -1,6 +1,7 @@
 import type { Command } from "../../src/cli/command.ts";
 import { compare } from "./compare.ts";
 import { eventloop } from "./eventloop.ts";
+import { extract } from "./extract.ts";
 import { gemm } from "./gemm.ts";
 import { gpt } from "./gpt.ts";
 import { neighbour } from "./neighbour.ts";
@@ -9,4 +10,14 @@ import { serve } from "./serve.ts";
 import { tokenizers } from "./tokenizers.ts";
 
 /** Every suite, in the order of `npm run bench -- --help`. */
-export const suites: readonly Command[] = [gpt, gemm, serve, tokenizers, neighbour, eventloop, profile, compare];
+export const suites: readonly Command[] = [
+  gpt,
+  gemm,
+  serve,
+  tokenizers,
+  extract,
+  neighbour,
+  eventloop,
+  profile,
+  compare,
+];

@@ -50,9 +50,15 @@ export class Block {
 
   /** Blocks inside, in document order, this one included; those inside of junk only if asked for. */
   *blocks(junkToo = false): Generator<Block> {
+    const open: [Block, number][] = [[this, 0]];
     yield this;
-    for (const child of this.children) {
-      if (child instanceof Block && (junkToo || !child.junk)) yield* child.blocks(junkToo);
+    for (let last = open.at(-1); last !== undefined; last = open.at(-1)) {
+      const child = last[0].children[last[1]++];
+      if (child === undefined) open.pop();
+      else if (child instanceof Block && (junkToo || !child.junk)) {
+        yield child;
+        open.push([child, 0]);
+      }
     }
   }
 }

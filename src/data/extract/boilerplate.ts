@@ -95,9 +95,10 @@ export function isBoilerplate(element: HtmlElement): boolean {
   const { attributes } = element;
   if (attributes.size === 0) return false;
   for (const [key, value] of attributes) {
+    if (value === "" && key !== "hidden") continue;
     switch (key) {
       case "class":
-        for (const one of value.split(/\s+/)) if (one !== "" && isJunkName(one)) return true;
+        for (const one of value.split(" ")) if (one !== "" && isJunkName(one.trim())) return true;
         break;
       case "id":
         if (isJunkName(value)) return true;

@@ -153,17 +153,48 @@ export class HtmlElement {
 }
 
 const none = new Map<string, string>();
-const ATTRIBUTE = /([^\s=/"'<>]+)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>]+)))?/g;
 
+/** Attributes of a start tag, from behind its name to before its `>`. The first of a name counts. */
 function readAttributes(source: string, from: number, to: number): Map<string, string> {
   const found = new Map<string, string>();
-  for (const [, name, double, single, bare] of source.slice(from, to).matchAll(ATTRIBUTE)) {
-    const key = name!.toLowerCase();
-    if (!found.has(key)) found.set(key, decodeEntities(double ?? single ?? bare ?? ""));
+  let at = from;
+  while (at < to) {
+    let code = source.charCodeAt(at);
+    if (isSpace(code) || code === SLASH) {
+      at++;
+      continue;
+    }
+    const start = at++;
+    while (at < to) {
+      code = source.charCodeAt(at);
+      if (code === EQUALS || code === SLASH || isSpace(code)) break;
+      at++;
+    }
+    const name = source.slice(start, at).toLowerCase();
+    let next = at;
+    while (next < to && isSpace(source.charCodeAt(next))) next++;
+    let value = "";
+    if (next < to && source.charCodeAt(next) === EQUALS) {
+      at = next + 1;
+      while (at < to && isSpace(source.charCodeAt(at))) at++;
+      const quote = source.charCodeAt(at);
+      if (at < to && (quote === DOUBLE || quote === SINGLE)) {
+        let end = source.indexOf(quote === DOUBLE ? '"' : "'", at + 1);
+        if (end === -1 || end > to) end = to;
+        value = source.slice(at + 1, end);
+        at = end + 1;
+      } else {
+        const begin = at;
+        while (at < to && !isSpace(source.charCodeAt(at))) at++;
+        value = source.slice(begin, at);
+      }
+    }
+    if (!found.has(name)) found.set(name, decodeEntities(value));
   }
   return found;
 }
 
+const [DOUBLE, SINGLE, SLASH, EQUALS] = [34, 39, 47, 61];
 const isSpace = (code: number): boolean => code === 32 || (code >= 9 && code <= 13);
 const isLetter = (code: number): boolean => (code >= 97 && code <= 122) || (code >= 65 && code <= 90);
 
