@@ -95,7 +95,7 @@ export const dataExtract = defineCommand({
     if (signal.aborted)
       throw new Interrupted(
         `Stopped after ${progress()}.${writer === undefined ? "" : ` They are in ${writer.part}.`}`,
-        counts(),
+        { ...counts(), ...(writer === undefined ? {} : { out: writer.part }) },
       );
     if (problems > SHOWN) warn(`and ${problems - SHOWN} more problems`);
     if (documents === 0) {
