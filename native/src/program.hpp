@@ -105,5 +105,7 @@ std::vector<KernelEntry> convolution_kernels();
 std::vector<KernelEntry> nn_kernels();
 std::vector<KernelEntry> paged_kernels();
 std::vector<KernelEntry> loop_kernels();
+std::vector<KernelEntry> quantized_kernels();
+std::vector<KernelEntry> sample_kernels();
 
 }  // namespace howdah

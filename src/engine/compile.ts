@@ -1,6 +1,7 @@
 import type { Attributes, Aval, Graph } from "../tensor/graph.ts";
 import { fuseElementwise } from "./passes/fuse.ts";
 import { mergeLossAndGradient } from "./passes/merge.ts";
+import { fusePacked } from "./passes/packed.ts";
 import { plan } from "./passes/plan.ts";
 import { simplify } from "./passes/simplify.ts";
 import type { Backend, Program } from "./program.ts";
@@ -27,6 +28,7 @@ export function optimize(graph: Graph, backend: Capabilities, options: LowerOpti
   let g = simplify(graph, { supports, optimize: on });
   if (!on) return g;
   if (backend.supports("linear_cross_entropy_value_and_grad", {}, ["f32"])) g = mergeLossAndGradient(g);
+  if (backend.supports("quantized_linear", {}, ["f32"])) g = fusePacked(g);
   if (backend.supports("fused_elementwise", {}, ["f32"])) g = fuseElementwise(g);
   return g;
 }

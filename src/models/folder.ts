@@ -10,6 +10,7 @@ import { hubTokens, parseConfig, tokensFromHub, tokensToHub } from "./config.ts"
 import { configFromHub, configToHub, ignores, mappingOf, modelSkeleton } from "./families.ts";
 import { readMapped, writeMapped } from "./mapping.ts";
 import type { LanguageModel, ModelConfig } from "./model.ts";
+import { packModel, type WeightChoice } from "./packed.ts";
 
 async function readJson(path: string): Promise<unknown> {
   let text: string;
@@ -49,10 +50,13 @@ function renaming(source: TensorSource): (name: string) => string {
 
 /**
  * Loads a model from a Hugging Face folder: `config.json` with `model.safetensors`, whole or sharded, of GPT-2, Llama, Mistral or Qwen2.
- * Weights become f32, whatever they are stored as.
+ * Weights become f32, whatever they are stored as, or are packed for reading fast (`packModel`).
  * @throws InputError naming each tensor that is missing, not expected, or of another shape
  */
-export async function loadModel(folder: string): Promise<{ model: LanguageModel; config: ModelConfig }> {
+export async function loadModel(
+  folder: string,
+  { weights = "f32" }: { readonly weights?: WeightChoice } = {},
+): Promise<{ model: LanguageModel; config: ModelConfig }> {
   const config = await loadConfig(folder);
   const source = await openWeights(folder);
   try {
@@ -61,7 +65,7 @@ export async function loadModel(folder: string): Promise<{ model: LanguageModel;
       ignore: (name) => ignores(config, name),
       rename: renaming(source),
     });
-    return { model, config };
+    return { model: weights === "f32" ? model : packModel(model, { format: weights }), config };
   } finally {
     await source.close();
   }

@@ -21,3 +21,4 @@ export {
   tokenLogProbabilities,
   trainingFlopsPerToken,
 } from "./model.ts";
+export { type PackOptions, packModel, type WeightChoice, weightChoices } from "./packed.ts";

@@ -1,5 +1,10 @@
 import type { Context } from "../nn/context.ts";
+import type { Embedding } from "../nn/embedding.ts";
+import type { Linear } from "../nn/linear.ts";
+import type { PackedEmbedding, PackedLinear } from "../nn/quantized.ts";
 import { InputError, ShapeError, StateError } from "../tensor/errors.ts";
+import { linear } from "../tensor/ops/dot.ts";
+import { quantizedLinear } from "../tensor/ops/quantized.ts";
 import { splitKey } from "../tensor/ops/random.ts";
 import { show } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -47,4 +52,19 @@ export function needKey(context: Context, rates: readonly number[]): void {
     throw new StateError(
       "language model: training with dropout needs context.key, a random key. Make one with randomKey(seed).",
     );
+}
+
+type Table = Linear | PackedLinear | Embedding | PackedEmbedding;
+
+/** The matrix of a layer as training needs it. @throws StateError where it is packed */
+export function trainable(table: Table): Tensor {
+  if ("weight" in table) return table.weight;
+  throw new StateError(
+    `language model: the weights are ${table.matrix.format}, which can be read but not trained. Load the model without a weight format.`,
+  );
+}
+
+/** hidden (..., width) times a head or a tied table -> (..., vocabulary) */
+export function unembedBy(table: Table, hidden: Tensor): Tensor {
+  return "weight" in table ? linear(hidden, table.weight) : quantizedLinear(hidden, table.matrix);
 }

@@ -2,7 +2,7 @@ import type { Cache } from "../nn/cache.ts";
 import type { Context } from "../nn/context.ts";
 import { ShapeError } from "../tensor/errors.ts";
 import { linear } from "../tensor/ops/dot.ts";
-import { linearCrossEntropy } from "../tensor/ops/nn.ts";
+import { crossEntropy, linearCrossEntropy } from "../tensor/ops/nn.ts";
 import { sameShape, show } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { scope } from "../tensor/trace.ts";
@@ -22,8 +22,15 @@ export interface HiddenStates {
 /** What training, generation and evaluation ask of an autoregressive Transformer. */
 export interface LanguageModel extends Module {
   readonly config: ModelConfig;
-  /** (vocabulary, width): logits are `hidden . unembedding^T`. The embedding itself where the two are tied. */
+  /**
+   * (vocabulary, width): logits are `hidden . unembedding^T`. The embedding itself where the two are tied.
+   * @throws StateError where the weights are packed (`packModel`): those cannot be trained
+   */
   readonly unembedding: Tensor;
+  /** Hidden states (..., width) to logits (..., vocabulary); left out, the product with `unembedding`. */
+  unembed?(hidden: Tensor): Tensor;
+  /** Whether the weights are packed: read, not trained. */
+  readonly isPacked?: boolean;
   /** @param ids i32 (batch, time) */
   hidden(ids: Tensor<"i32">, context?: Context): HiddenStates;
 }
@@ -42,7 +49,7 @@ export interface LanguageModelBatch {
 
 /** hidden (..., width) -> (..., vocabulary) */
 export function logits(model: LanguageModel, hidden: Tensor): Tensor {
-  return scope("head", () => linear(hidden, model.unembedding));
+  return scope("head", () => model.unembed?.(hidden) ?? linear(hidden, model.unembedding));
 }
 
 /** Minus the log-probability of each target, (batch * time); 0 where the target does not count. */
@@ -59,9 +66,9 @@ function tokenLosses(model: LanguageModel, batch: LanguageModelBatch, context: C
     end: batch.end ?? context.end,
   });
   const width = hidden.shape[2]!;
-  return scope("loss", () =>
-    linearCrossEntropy(hidden.reshape(ids.size, width), model.unembedding, targets.reshape(ids.size)),
-  );
+  const rows = hidden.reshape(ids.size, width);
+  if (model.isPacked) return scope("loss", () => crossEntropy(logits(model, rows), targets.reshape(ids.size)));
+  return scope("loss", () => linearCrossEntropy(rows, model.unembedding, targets.reshape(ids.size)));
 }
 
 /** Mean cross-entropy in nats over the targets that count; 0 if none does. */

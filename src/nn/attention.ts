@@ -6,6 +6,7 @@ import { Module } from "../tensor/tree.ts";
 import { type LayerCache, placesIn } from "./cache.ts";
 import type { Context } from "./context.ts";
 import type { Linear } from "./linear.ts";
+import type { PackedLinear } from "./quantized.ts";
 import type { RotaryAngles } from "./rotary.ts";
 
 /** What a layer is told: the pass's context with what belongs to this layer alone. */
@@ -31,15 +32,15 @@ export interface AttentionSizes {
 /** Multi-head self-attention with one projection for queries, keys and values. Vaswani et al. 2017, section 3.2.2. */
 export class SelfAttention extends Module {
   /** width -> (heads + 2 groups) * head width: the queries' heads, then the keys', then the values'. */
-  readonly qkv: Linear;
+  readonly qkv: Linear | PackedLinear;
   /** heads * head width -> width */
-  readonly out: Linear;
+  readonly out: Linear | PackedLinear;
   readonly heads: number;
   readonly groups: number;
   readonly dropout: number;
   readonly causal: boolean;
 
-  constructor(qkv: Linear, out: Linear, sizes: AttentionSizes) {
+  constructor(qkv: Linear | PackedLinear, out: Linear | PackedLinear, sizes: AttentionSizes) {
     super();
     this.qkv = qkv;
     this.out = out;
@@ -59,7 +60,8 @@ export class SelfAttention extends Module {
     const all = heads + 2 * groups;
     const seen = heads + groups;
     // (batch, time, heads + 2 groups, head width): a view of the projection.
-    const packed = this.qkv.forward(x).reshape(batch, time, all, this.qkv.weight.shape[0]! / all);
+    const projected = this.qkv.forward(x);
+    const packed = projected.reshape(batch, time, all, projected.shape[2]! / all);
     // Queries and keys are turned, values are not.
     const turned = context.rotary && rotary(packed.slice(2, 0, seen), context.rotary.cosine, context.rotary.sine);
     const options: AttentionOptions = {

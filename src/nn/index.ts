@@ -6,6 +6,16 @@ export { initLinear, Linear } from "./linear.ts";
 export { type Activation, activate, activations, MLP, SwiGLU } from "./mlp.ts";
 export { initLayerNorm, initRMSNorm, LayerNorm, RMSNorm } from "./norm.ts";
 export {
+  PackedEmbedding,
+  PackedLinear,
+  PackedMatrix,
+  PackedSwiGLU,
+  packEmbedding,
+  packLinear,
+  packMatrix,
+  packSwiGLU,
+} from "./quantized.ts";
+export {
   type RotaryAngles,
   type RotaryConfig,
   type RotaryScaling,

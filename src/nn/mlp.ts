@@ -3,6 +3,7 @@ import { gelu, relu, silu, swiglu } from "../tensor/ops/nn.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Module } from "../tensor/tree.ts";
 import type { Linear } from "./linear.ts";
+import type { PackedLinear } from "./quantized.ts";
 
 /** `gelu_tanh` is GPT-2's approximation of GELU. */
 export const activations = ["gelu", "gelu_tanh", "relu", "silu"] as const;
@@ -25,11 +26,11 @@ export function activate(x: Tensor, activation: Activation): Tensor {
 
 /** Two linear maps with an activation between: a Transformer's feed-forward part. Vaswani et al. 2017, section 3.3. */
 export class MLP extends Module {
-  readonly up: Linear;
-  readonly down: Linear;
+  readonly up: Linear | PackedLinear;
+  readonly down: Linear | PackedLinear;
   readonly activation: Activation;
 
-  constructor(up: Linear, down: Linear, activation: Activation) {
+  constructor(up: Linear | PackedLinear, down: Linear | PackedLinear, activation: Activation) {
     super();
     this.up = up;
     this.down = down;
@@ -44,11 +45,11 @@ export class MLP extends Module {
 
 /** A feed-forward part with a gate: down(silu(gate(x)) * up(x)). Shazeer 2020, equation 6. */
 export class SwiGLU extends Module {
-  readonly gate: Linear;
-  readonly up: Linear;
-  readonly down: Linear;
+  readonly gate: Linear | PackedLinear;
+  readonly up: Linear | PackedLinear;
+  readonly down: Linear | PackedLinear;
 
-  constructor(gate: Linear, up: Linear, down: Linear) {
+  constructor(gate: Linear | PackedLinear, up: Linear | PackedLinear, down: Linear | PackedLinear) {
     super();
     this.gate = gate;
     this.up = up;

@@ -72,8 +72,19 @@ export {
 } from "./ops/nn.ts";
 export { adamwUpdate, globalNorm } from "./ops/optimizer.ts";
 export { type Pages, type PageType, type Places, pagedAttention, pageWrite } from "./ops/paged.ts";
+export {
+  type PackedMatrixParts,
+  type PackedWeight,
+  packWeight,
+  quantizedEmbedding,
+  quantizedLinear,
+  unpackWeight,
+  type WeightFormat,
+  weightFormats,
+} from "./ops/quantized.ts";
 export { bernoulli, dropout, foldIn, gumbel, normal, randomBits, randomKey, splitKey, uniform } from "./ops/random.ts";
 export { all, any, logSumExp, max, mean, min, product, reduce, sum, variance } from "./ops/reduction.ts";
+export { type SampledTokens, sampleSettings, sampleToken } from "./ops/sample.ts";
 export * from "./ops/sort.ts";
 export * from "./ops/structure.ts";
 export * from "./ops/window.ts";

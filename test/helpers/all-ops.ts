@@ -6,7 +6,9 @@ import "../../src/tensor/ops/cumulative.ts";
 import "../../src/tensor/ops/nn.ts";
 import "../../src/tensor/ops/optimizer.ts";
 import "../../src/tensor/ops/paged.ts";
+import "../../src/tensor/ops/quantized.ts";
 import "../../src/tensor/ops/random.ts";
+import "../../src/tensor/ops/sample.ts";
 import "../../src/tensor/ops/sort.ts";
 import "../../src/tensor/ops/window.ts";
 

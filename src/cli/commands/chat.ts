@@ -4,7 +4,15 @@ import { z } from "zod";
 import { encodeConversation, type GeneratingHost, type ReplyRequest } from "../../generate/index.ts";
 import { InputError } from "../../tensor/errors.ts";
 import { type CommandResult, defineCommand } from "../command.ts";
-import { backendOption, installBackend, openHost, safeText, samplingOf, samplingOptions } from "../generation.ts";
+import {
+  backendOption,
+  installBackend,
+  openHost,
+  safeText,
+  samplingOf,
+  samplingOptions,
+  weightsOption,
+} from "../generation.ts";
 
 interface Turn {
   role: "system" | "user" | "assistant";
@@ -18,6 +26,7 @@ const options = z.object({
   name: z.string().optional().describe("who answers, such as JULIET"),
   me: z.string().optional().describe("who you are, such as ROMEO").meta({ value: "NAME" }),
   ...samplingOptions,
+  weights: weightsOption,
   backend: backendOption,
 });
 
@@ -35,7 +44,7 @@ export const chat = defineCommand({
   ],
   async run(o, { stdout, warn, signal }) {
     const backend = installBackend(o.backend, warn);
-    const host = await openHost(o.model, { slots: 1 });
+    const host = await openHost(o.model, { slots: 1, weights: o.weights });
     try {
       const result = await converse(host, {
         input: process.stdin,

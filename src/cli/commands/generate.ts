@@ -11,6 +11,7 @@ import {
   safeText,
   samplingOf,
   samplingOptions,
+  weightsOption,
 } from "../generation.ts";
 import { Interrupted } from "../interrupt.ts";
 
@@ -21,6 +22,7 @@ const options = z.object({
     .default("-")
     .describe("the text to continue; - reads it from the pipe")
     .meta({ value: "TEXT", short: "p" }),
+  weights: weightsOption,
   ...samplingOptions,
   backend: backendOption,
 });
@@ -38,7 +40,7 @@ export const generate = defineCommand({
   async run(o, { stdout, warn, signal }) {
     const given = o.prompt === "-" ? await pipedText() : o.prompt;
     const backend = installBackend(o.backend, warn);
-    const host = await openHost(o.model, { slots: 1 });
+    const host = await openHost(o.model, { slots: 1, weights: o.weights });
     try {
       let prompt = host.encode(given);
       if (prompt.length === 0) {

@@ -6,7 +6,7 @@ import { Registry } from "../../generate/registry.ts";
 import { createServer } from "../../serve/index.ts";
 import { InputError } from "../../tensor/errors.ts";
 import { defineCommand } from "../command.ts";
-import { backendOption, cacheOptions, installBackend, openHost } from "../generation.ts";
+import { backendOption, cacheOptions, installBackend, openHost, weightsOption } from "../generation.ts";
 import { formatSeconds } from "../text.ts";
 
 const options = z.object({
@@ -34,6 +34,7 @@ const options = z.object({
   ...cacheOptions,
   maxTokens: z.number().int().min(1).default(1024).describe("most tokens of a reply that clients may ask for"),
   runs: z.string().default("runs").describe("the folder of the runs, which the pages show").meta({ value: "DIR" }),
+  weights: weightsOption,
   backend: backendOption,
 });
 

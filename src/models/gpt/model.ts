@@ -5,6 +5,7 @@ import { type Embedding, initEmbedding } from "../../nn/embedding.ts";
 import { initLinear, Linear } from "../../nn/linear.ts";
 import { MLP } from "../../nn/mlp.ts";
 import { initLayerNorm, type LayerNorm } from "../../nn/norm.ts";
+import type { PackedEmbedding, PackedLinear } from "../../nn/quantized.ts";
 import { jit } from "../../tensor/jit.ts";
 import { iota } from "../../tensor/ops/creation.ts";
 import type { Pages } from "../../tensor/ops/paged.ts";
@@ -12,7 +13,7 @@ import { dropout, normal, splitKey } from "../../tensor/ops/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { scope } from "../../tensor/trace.ts";
 import { Module } from "../../tensor/tree.ts";
-import { checkIds, layerKeys, needKey } from "../layers.ts";
+import { checkIds, layerKeys, needKey, trainable, unembedBy } from "../layers.ts";
 import type { HiddenStates, LanguageModel } from "../model.ts";
 import type { GPTConfig } from "./config.ts";
 
@@ -51,17 +52,23 @@ export class GPTBlock extends Module {
 export class GPT extends Module implements LanguageModel {
   readonly config: GPTConfig;
   /** (vocabulary, width) */
-  readonly tokens: Embedding;
+  readonly tokens: Embedding | PackedEmbedding;
   /** (context, width) */
   readonly positions: Embedding;
   readonly h: readonly GPTBlock[];
   readonly norm: LayerNorm;
   /** (vocabulary, width), unless it is the token embedding. */
-  readonly head: Linear | undefined;
+  readonly head: Linear | PackedLinear | undefined;
 
   constructor(
     config: GPTConfig,
-    parts: { tokens: Embedding; positions: Embedding; h: readonly GPTBlock[]; norm: LayerNorm; head?: Linear },
+    parts: {
+      tokens: Embedding | PackedEmbedding;
+      positions: Embedding;
+      h: readonly GPTBlock[];
+      norm: LayerNorm;
+      head?: Linear | PackedLinear | undefined;
+    },
   ) {
     super();
     this.config = config;
@@ -73,7 +80,15 @@ export class GPT extends Module implements LanguageModel {
   }
 
   get unembedding(): Tensor {
-    return (this.head ?? this.tokens).weight;
+    return trainable(this.head ?? this.tokens);
+  }
+
+  get isPacked(): boolean {
+    return !("weight" in (this.head ?? this.tokens));
+  }
+
+  unembed(hidden: Tensor): Tensor {
+    return unembedBy(this.head ?? this.tokens, hidden);
   }
 
   hidden(ids: Tensor<"i32">, context: Context = {}): HiddenStates {

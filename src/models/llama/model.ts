@@ -5,6 +5,7 @@ import { type Embedding, initEmbedding } from "../../nn/embedding.ts";
 import { initLinear, Linear } from "../../nn/linear.ts";
 import { SwiGLU } from "../../nn/mlp.ts";
 import { initRMSNorm, type RMSNorm } from "../../nn/norm.ts";
+import type { PackedEmbedding, PackedLinear, PackedSwiGLU } from "../../nn/quantized.ts";
 import { type RotaryAngles, rotaryAngles } from "../../nn/rotary.ts";
 import { jit } from "../../tensor/jit.ts";
 import type { Pages } from "../../tensor/ops/paged.ts";
@@ -12,7 +13,7 @@ import { normal, splitKey } from "../../tensor/ops/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { scope } from "../../tensor/trace.ts";
 import { Module } from "../../tensor/tree.ts";
-import { checkIds, layerKeys, needKey } from "../layers.ts";
+import { checkIds, layerKeys, needKey, trainable, unembedBy } from "../layers.ts";
 import type { HiddenStates, LanguageModel } from "../model.ts";
 import type { LlamaConfig } from "./config.ts";
 
@@ -21,9 +22,9 @@ export class LlamaBlock extends Module {
   readonly norm1: RMSNorm;
   readonly attention: SelfAttention;
   readonly norm2: RMSNorm;
-  readonly mlp: SwiGLU;
+  readonly mlp: SwiGLU | PackedSwiGLU;
 
-  constructor(norm1: RMSNorm, attention: SelfAttention, norm2: RMSNorm, mlp: SwiGLU) {
+  constructor(norm1: RMSNorm, attention: SelfAttention, norm2: RMSNorm, mlp: SwiGLU | PackedSwiGLU) {
     super();
     this.norm1 = norm1;
     this.attention = attention;
@@ -49,15 +50,20 @@ export class LlamaBlock extends Module {
 export class Llama extends Module implements LanguageModel {
   readonly config: LlamaConfig;
   /** (vocabulary, width) */
-  readonly tokens: Embedding;
+  readonly tokens: Embedding | PackedEmbedding;
   readonly h: readonly LlamaBlock[];
   readonly norm: RMSNorm;
   /** (vocabulary, width), unless it is the token embedding. */
-  readonly head: Linear | undefined;
+  readonly head: Linear | PackedLinear | undefined;
 
   constructor(
     config: LlamaConfig,
-    parts: { tokens: Embedding; h: readonly LlamaBlock[]; norm: RMSNorm; head?: Linear },
+    parts: {
+      tokens: Embedding | PackedEmbedding;
+      h: readonly LlamaBlock[];
+      norm: RMSNorm;
+      head?: Linear | PackedLinear | undefined;
+    },
   ) {
     super();
     this.config = config;
@@ -68,7 +74,15 @@ export class Llama extends Module implements LanguageModel {
   }
 
   get unembedding(): Tensor {
-    return (this.head ?? this.tokens).weight;
+    return trainable(this.head ?? this.tokens);
+  }
+
+  get isPacked(): boolean {
+    return !("weight" in (this.head ?? this.tokens));
+  }
+
+  unembed(hidden: Tensor): Tensor {
+    return unembedBy(this.head ?? this.tokens, hidden);
   }
 
   hidden(ids: Tensor<"i32">, context: Context = {}): HiddenStates {

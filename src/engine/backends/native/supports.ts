@@ -19,14 +19,23 @@ const f32Only = new Set([
   "linear_cross_entropy",
   "linear_cross_entropy_grad",
   "linear_cross_entropy_value_and_grad",
+  "sample_token",
   "embedding",
   "embedding_grad",
   "adamw",
   "global_norm",
 ]);
 
+/** Ops whose kernels read packed weights (bf16, u8) and compute in f32. */
+const packed = new Set(["quantized_linear", "quantized_embedding"]);
+
 /** Whether the kernel of that name takes operands of these dtypes. */
 export function supportsOp(op: string, _attributes: Attributes, dtypes: readonly DType[]): boolean {
   if (dtypes.includes("f64")) return false;
+  if (packed.has(op))
+    return dtypes
+      .slice(0, 1)
+      .concat(dtypes.slice(3))
+      .every((d) => d === "f32" || d === "i32");
   return !f32Only.has(op) || dtypes.every((dtype) => dtype === "f32" || dtype === "i32");
 }

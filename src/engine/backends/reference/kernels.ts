@@ -4,6 +4,7 @@ import { indexingKernels } from "./indexing.ts";
 import type { Kernels } from "./kernel.ts";
 import { randomKernels } from "./random.ts";
 import { reductionKernels } from "./reduction.ts";
+import { sampleKernels } from "./sample.ts";
 import { sortKernels } from "./sort.ts";
 import { structureKernels } from "./structure.ts";
 import { windowKernels } from "./window.ts";
@@ -18,4 +19,5 @@ export const kernels: Kernels = {
   ...windowKernels,
   ...sortKernels,
   ...randomKernels,
+  ...sampleKernels,
 };
