@@ -1,6 +1,7 @@
 import type { LanguageModel } from "../models/model.ts";
 import { InputError } from "../tensor/errors.ts";
 import type { Decoder } from "./decoder.ts";
+import type { ReplyStep } from "./replies.ts";
 import { type Sampled, Sampler, type SamplingParameters, uniformAt } from "./sampler.ts";
 import { check, type Guess, type Guesser } from "./speculative.ts";
 
@@ -27,6 +28,8 @@ interface Running {
   readonly slot: number;
   /** Prompt and reply so far. */
   readonly history: number[];
+  /** The same as the decoder is told it, one object for the life of the sequence. */
+  readonly reply: ReplyStep;
   /** How many of `history` the cache holds. */
   read: number;
   /** In the order of arrival. */
@@ -107,10 +110,13 @@ export class ContinuousBatch {
       );
     const slot = this.#bySlot.indexOf(undefined);
     const read = this.#decoder.begin(model, slot, prompt, this.#most(model, sequence));
+    const history = [...prompt];
+    const { sampling, seed, stream, measure } = sequence;
     const running: Running = {
       sequence,
       slot,
-      history: [...prompt],
+      history,
+      reply: { slot, history, prompt: prompt.length, sampling, seed, stream, measure },
       read,
       arrival: this.#arrivals++,
       ready: false,
@@ -143,6 +149,10 @@ export class ContinuousBatch {
     const prompts = all.filter((one) => !one.ready);
     const replies = all.filter((one) => one.ready);
     if (!this.#decoder.reproducible) {
+      if (!this.#guesser && prompts.length === 0 && replies.length > 0) {
+        await this.#decode(model, replies);
+        return;
+      }
       const now = promptsFirst && prompts.length > 0 ? [] : replies;
       await this.#run(model, this.#plan(prompts, await this.#next(model, now)));
       return;
@@ -156,9 +166,9 @@ export class ContinuousBatch {
     }
     const now = this.#bySlot.filter((one) => one?.ready);
     if (now.length > 0)
-      await this.#run(
+      await this.#decode(
         model,
-        now.map((one) => pieceOf(one!, 1)),
+        now.map((one) => one!),
         this.#decoder.slots,
       );
   }
@@ -262,6 +272,21 @@ export class ContinuousBatch {
     running.read = history.length - 1;
     this.#decoder.rewind(slot, running.read);
     this.#decoder.settle(slot);
+  }
+
+  /** The next token of each reply, chosen in the program. */
+  async #decode(model: LanguageModel, replies: readonly Running[], size?: number): Promise<void> {
+    const chosen = await this.#decoder.decode(
+      model,
+      replies.map(({ reply }) => reply),
+      size,
+    );
+    for (const [i, one] of replies.entries()) {
+      if (one.gone) continue; // left meanwhile
+      one.read++;
+      this.#decoder.settle(one.slot);
+      this.#accept(model, one, chosen[i]!);
+    }
   }
 
   #samplerFor(model: LanguageModel): Sampler {

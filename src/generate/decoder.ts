@@ -9,6 +9,8 @@ import type { Precision } from "../tensor/runtime.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import { type PageCounts, PagePool, type PrefixNode } from "./pages.ts";
+import { answers, forget, type Queued, ReplyProgram, type ReplyStep } from "./replies.ts";
+import type { Sampled } from "./sampler.ts";
 
 export interface DecoderOptions {
   /** Sequences that are held at the same time. */
@@ -85,6 +87,11 @@ export class Decoder {
   #model: WeakRef<LanguageModel> | undefined;
   readonly #sequences: (Held | undefined)[];
   #promised = 0;
+  readonly #replies: ReplyProgram;
+  /** The last step of `decode`, and the one that was queued after it. */
+  #last: { step: Queued; next: Queued | undefined } | undefined;
+  /** Whether the cache's table of pages is not what sequences hold. */
+  #stale = true;
 
   constructor(options: DecoderOptions) {
     const { slots, chunks = CHUNKS, capacity, cacheTokens, ahead = 0 } = options;
@@ -104,6 +111,7 @@ export class Decoder {
     const few = this.reproducible ? [] : [1, 4].flatMap((n) => (n < slots ? [n, n * (ahead + 1)] : []));
     this.sizes = [...new Set([...few, slots, slots * (ahead + 1), ...chunks])].sort((a, b) => a - b);
     this.#sequences = new Array(slots);
+    this.#replies = new ReplyProgram(options.precision ?? "f32");
     this.#step = jit(
       (model, cache, input, wanted) => {
         const out = model.hidden(input.ids, { ...input, cache });
@@ -127,7 +135,7 @@ export class Decoder {
 
   /** How many programs were compiled so far. */
   get programs(): number {
-    return this.#step.programs;
+    return this.#step.programs + this.#replies.programs;
   }
 
   /** Bytes of the pages that sequences hold or that are kept for later ones. */
@@ -186,6 +194,7 @@ export class Decoder {
       );
     }
     this.#promised += promised;
+    this.#stale = true;
     this.#sequences[slot] = {
       pages: known.map(({ page }) => page),
       ids: ids.slice(0, known.length * PAGE),
@@ -243,6 +252,7 @@ export class Decoder {
    */
   async step(model: LanguageModel, pieces: readonly Piece[], size?: number): Promise<Float32Array[][]> {
     const { capacity, pool } = this.#prepare(model);
+    this.#forgetReplies();
     const count = pieces.reduce((n, { ids }) => n + ids.length, 0);
     const wantedCount = pieces.reduce((n, { wanted = 1 }) => n + wanted, 0);
     const tokens = size ?? this.sizes.find((n) => n >= count);
@@ -268,24 +278,16 @@ export class Decoder {
         slots[at++] = piece.slot;
         held.ids.push(id);
       }
-      while (held.pages.length * PAGE < held.ids.length) {
-        held.pages.push(pool.take());
-        held.promised--;
-        this.#promised--;
-      }
+      this.#grow(held, held.ids.length, pool);
       for (let i = piece.wanted ?? 1; i > 0; i--) wanted[row++] = at - i;
     }
-    const table = this.#table(capacity);
     const i32 = (data: Int32Array, shape: readonly number[]) => tensor(data, { shape }) as Tensor<"i32">;
     const input = { ids: i32(ids, [1, tokens]), positions: i32(positions, [1, tokens]), rows: i32(slots, [1, tokens]) };
     const places = i32(wanted, [rows]);
-    const held = this.#held!;
     let result: { logits: Tensor; cache: Cache } | undefined;
     try {
-      const before = held.cache.table;
-      result = this.#step(model, held.cache.with(table), input, places);
-      before.dispose();
-      this.#held = { ...held, cache: result.cache };
+      result = this.#step(model, this.#cacheNow(capacity), input, places);
+      this.#held = { ...this.#held!, cache: result.cache };
       const data = (await result.logits.data()) as Float32Array;
       const width = result.logits.shape[1]!;
       let next = 0;
@@ -299,6 +301,83 @@ export class Decoder {
     } finally {
       dispose([input, places, result?.logits]);
     }
+  }
+
+  /**
+   * Reads the last token of each reply and chooses the next one, in one program. The step after it is queued before this one has been read.
+   * @param size rows of the step; default the smallest that holds the replies
+   * @returns what was chosen, in the order of the replies
+   */
+  async decode(model: LanguageModel, replies: readonly ReplyStep[], size?: number): Promise<Sampled[]> {
+    const { capacity, pool } = this.#prepare(model);
+    const rows = size ?? this.sizes.find((n) => n >= replies.length);
+    if (rows === undefined || replies.length === 0)
+      throw new StateError(`generate: ${replies.length} replies in a step; it must be 1 to ${this.sizes.at(-1)}.`);
+    const sequences = replies.map(({ slot, history }) => {
+      const held = this.#sequences[slot];
+      if (!held || held.ids.length !== history.length - 1 || history.length > capacity)
+        throw new StateError(
+          `generate: slot ${slot} holds ${held?.ids.length ?? "no"} tokens of a text of ${history.length}, with room for ${capacity}.`,
+        );
+      return held;
+    });
+    try {
+      const last = this.#last;
+      let step = last?.next;
+      if (last && step && answers(step, last.step, replies, rows)) forget(last.step, false);
+      else {
+        this.#forgetReplies();
+        for (const held of sequences) this.#grow(held, held.ids.length + 1, pool);
+        step = this.#queue(model, replies, rows, capacity);
+      }
+      for (const [i, held] of sequences.entries()) held.ids.push(replies[i]!.history.at(-1)!);
+      this.#last = { step, next: undefined };
+      const room = (held: Held) =>
+        held.ids.length < capacity && (held.ids.length < held.pages.length * PAGE || held.promised > 0);
+      if (sequences.every(room)) {
+        for (const held of sequences) this.#grow(held, held.ids.length + 1, pool);
+        this.#last.next = this.#queue(model, replies, rows, capacity, step);
+      }
+      return await this.#replies.read(step);
+    } catch (error) {
+      // What the cache holds is not known any more.
+      this.release();
+      throw error;
+    }
+  }
+
+  #queue(model: LanguageModel, replies: readonly ReplyStep[], rows: number, capacity: number, before?: Queued): Queued {
+    const { queued, cache } = this.#replies.queue(model, this.#cacheNow(capacity), replies, rows, capacity, before);
+    this.#held = { ...this.#held!, cache };
+    return queued;
+  }
+
+  #forgetReplies(): void {
+    if (!this.#last) return;
+    forget(this.#last.step, !this.#last.next);
+    if (this.#last.next) forget(this.#last.next, true);
+    this.#last = undefined;
+  }
+
+  /** Gives a sequence pages for `length` tokens. */
+  #grow(held: Held, length: number, pool: PagePool): void {
+    while (held.pages.length * PAGE < length) {
+      held.pages.push(pool.take());
+      held.promised--;
+      this.#promised--;
+      this.#stale = true;
+    }
+  }
+
+  /** The cache with the table of what sequences hold now. */
+  #cacheNow(capacity: number): Cache {
+    const held = this.#held!;
+    if (!this.#stale) return held.cache;
+    const before = held.cache.table;
+    this.#held = { ...held, cache: held.cache.with(this.#table(capacity)) };
+    before.dispose();
+    this.#stale = false;
+    return this.#held.cache;
   }
 
   #rowsFor(tokens: number, wanted: number): number {
@@ -315,6 +394,7 @@ export class Decoder {
 
   #prepare(model: LanguageModel): { capacity: number; pool: PagePool } {
     if (this.#held && this.#model?.deref() === model) return this.#held;
+    this.#forgetReplies();
     const config = JSON.stringify(model.config);
     if (this.#held?.config !== config) {
       if (this.#sequences.some((held) => held))
@@ -336,6 +416,8 @@ export class Decoder {
 
   /** Gives the memory of the cache back and forgets every sequence. */
   release(): void {
+    this.#forgetReplies();
+    this.#stale = true;
     if (this.#held) dispose(this.#held.cache);
     this.#held = undefined;
     this.#model = undefined;
@@ -347,6 +429,7 @@ export class Decoder {
   dispose(): void {
     this.release();
     this.#step.release();
+    this.#replies.release();
   }
   [Symbol.dispose](): void {
     this.dispose();

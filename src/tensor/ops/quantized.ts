@@ -10,7 +10,7 @@ import { linear } from "./dot.ts";
 import { clamp, floor, round, where } from "./elementwise.ts";
 import { take } from "./indexing.ts";
 import { rmsNorm, silu } from "./nn.ts";
-import { broadcastTo, concatenate, expandDims, pad, reshape, sliceAxis, stack, transpose } from "./structure.ts";
+import { concatenate, expandDims, pad, reshape, sliceAxis, stack, transpose } from "./structure.ts";
 
 /**
  * Weights in the form that matrix-vector products read fastest. Rows (outputs) are gathered in panels of 16, whose elements take turns, so that
@@ -36,7 +36,7 @@ const GROUP: Readonly<Record<WeightFormat, number>> = { bf16: 2, int8: 64, int4:
  */
 const LEVELS = [-127, -99, -79, -63, -49, -35, -22, -10, 3, 16, 29, 42, 56, 73, 92, 121] as const;
 /** Where the largest weight of a group may lie, in the same units, before its scale is fitted. Beyond the last level it is cut. */
-const REACH = [-140, -125, -110, 128, 112] as const;
+const REACH = [-152, -144, -136, -128, -120, -112, -104, -96, 136, 128, 120, 112, 104] as const;
 
 export interface PackedWeight {
   readonly packed: Tensor;

@@ -1,0 +1,184 @@
+import { type LanguageModel, logits } from "../models/model.ts";
+import type { Cache } from "../nn/cache.ts";
+import { HowdahError } from "../tensor/errors.ts";
+import { type Jitted, jit } from "../tensor/jit.ts";
+import { sampleSettings, sampleToken, wordsOf } from "../tensor/ops/sample.ts";
+import type { Precision } from "../tensor/runtime.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { dispose } from "../tensor/tree.ts";
+import type { Sampled, SamplingParameters } from "./sampler.ts";
+
+/** A reply whose next token is to be chosen by the program. */
+export interface ReplyStep {
+  readonly slot: number;
+  /** Prompt and reply so far; the last token is the one that is read. Nobody but the reply's owner may change it. */
+  readonly history: readonly number[];
+  /** Tokens of the prompt: draws are counted from there. */
+  readonly prompt: number;
+  readonly sampling: SamplingParameters;
+  readonly seed: number;
+  readonly stream: number;
+  readonly measure: boolean;
+}
+
+interface State {
+  /** i32 (rows) each: the tokens that are read, and their places; -1 in rows without a reply. */
+  readonly token: Tensor<"i32">;
+  readonly position: Tensor<"i32">;
+}
+interface Fixed {
+  /** i32 (1, rows): slots. */
+  readonly rows: Tensor<"i32">;
+  /** i32 (rows, words) */
+  readonly settings: Tensor<"i32">;
+}
+type History = Tensor<"i32"> | undefined;
+type Results = State & { readonly measures: Tensor; readonly history: History; readonly cache: Cache };
+
+/** A step that was queued. */
+export interface Queued {
+  readonly replies: readonly ReplyStep[];
+  readonly size: number;
+  readonly fixed: Fixed;
+  readonly chosen: State & { readonly measures: Tensor };
+  /** i32 (rows, longest), where a reply has a repetition penalty. */
+  readonly history: History;
+  /** The tokens that were chosen, once they are known. */
+  tokens?: Int32Array;
+}
+
+/**
+ * One token for each of some replies as one program: look-up, layers, logits and choice. What it chooses can be read by the next step before
+ * anybody here has seen it, so that the processor need not wait for this thread between two tokens.
+ */
+export class ReplyProgram {
+  readonly #step: Jitted<[LanguageModel, Cache, State, Fixed, History], Results>;
+
+  constructor(precision: Precision) {
+    this.#step = jit(
+      (model, cache, { token, position }, { rows, settings }, history) => {
+        const n = token.shape[0]!;
+        const line = (x: Tensor<"i32">) => x.reshape(1, n) as Tensor<"i32">;
+        const out = model.hidden(line(token), { positions: line(position), rows, cache });
+        const next = sampleToken(
+          logits(model, out.hidden.reshape(n, out.hidden.shape[2]!)),
+          token,
+          position,
+          settings,
+          history,
+        );
+        return { ...next, cache: out.cache! };
+      },
+      { donate: [1, 4], precision, name: "reply" },
+    );
+  }
+
+  get programs(): number {
+    return this.#step.programs;
+  }
+
+  /**
+   * Queues a step.
+   * @param size rows of the step, at least as many as replies
+   * @param before the step whose choices are read; without one, the last tokens of the replies' histories are
+   */
+  queue(
+    model: LanguageModel,
+    cache: Cache,
+    replies: readonly ReplyStep[],
+    size: number,
+    capacity: number,
+    before?: Queued,
+  ): { queued: Queued; cache: Cache } {
+    const fixed = before?.fixed ?? fixedOf(replies, size);
+    const { token: read, position: at } = before?.chosen ?? stateOf(replies, size);
+    const state = { token: read, position: at };
+    const history = before ? before.history : historyOf(replies, size, capacity);
+    try {
+      const { token, position, measures, history: kept, cache: after } = this.#step(model, cache, state, fixed, history);
+      return {
+        queued: { replies, size, fixed, chosen: { token, position, measures }, history: kept },
+        cache: after,
+      };
+    } catch (error) {
+      if (!before) dispose(fixed);
+      throw error;
+    } finally {
+      if (!before) dispose(state);
+    }
+  }
+
+  /** What a step chose. @throws HowdahError "not_finite" for logits that hold NaN, or nothing but minus infinity */
+  async read(queued: Queued): Promise<Sampled[]> {
+    const { token, measures } = queued.chosen;
+    const wanted = queued.replies.some((r) => r.measure);
+    const [tokens, numbers] = (await Promise.all([token.data(), wanted ? measures.data() : undefined])) as [
+      Int32Array,
+      Float32Array | undefined,
+    ];
+    queued.tokens = tokens;
+    return queued.replies.map((_, i) => {
+      if (tokens[i]! < 0)
+        throw new HowdahError(
+          "not_finite",
+          "The model's logits are not finite, so no token can be chosen. Its weights are damaged or its training diverged.",
+        );
+      return {
+        token: tokens[i]!,
+        logProbability: numbers?.[2 * i] ?? Number.NaN,
+        entropy: numbers?.[2 * i + 1] ?? Number.NaN,
+      };
+    });
+  }
+
+  release(): void {
+    this.#step.release();
+  }
+}
+
+/** Whether a queued step is the one these replies ask for: the same ones, each with the token that was chosen for it. */
+export function answers(queued: Queued, before: Queued, replies: readonly ReplyStep[], size: number): boolean {
+  return (
+    queued.size === size &&
+    queued.replies.length === replies.length &&
+    replies.every((r, i) => queued.replies[i] === r && r.history.at(-1) === before.tokens?.[i])
+  );
+}
+
+/** Frees a step; `last`: no later step reads what it chose. */
+export function forget(queued: Queued, last: boolean): void {
+  dispose(queued.chosen);
+  if (last) dispose([queued.fixed, queued.history]);
+}
+
+const i32 = (data: Int32Array, shape: readonly number[]) => tensor(data, { shape }) as Tensor<"i32">;
+
+function stateOf(replies: readonly ReplyStep[], size: number): State {
+  const token = new Int32Array(size).fill(-1);
+  const position = new Int32Array(size).fill(-1);
+  for (const [i, { history }] of replies.entries()) {
+    token[i] = history.at(-1)!;
+    position[i] = history.length - 1;
+  }
+  return { token: i32(token, [size]), position: i32(position, [size]) };
+}
+
+function fixedOf(replies: readonly ReplyStep[], size: number): Fixed {
+  const rows = new Int32Array(size);
+  const settings = new Int32Array(size * sampleSettings.words);
+  for (const [i, { slot, sampling, seed, stream, prompt, measure }] of replies.entries()) {
+    rows[i] = slot;
+    const { temperature, topP = 1, minP = 0, repetitionPenalty = 1, topK = 0 } = sampling;
+    const words = [temperature, topP, minP, repetitionPenalty].flatMap(wordsOf);
+    words.push(topK, seed, Math.floor(seed / 2 ** 32), stream, prompt, measure ? 1 : 0);
+    settings.set(words, i * sampleSettings.words);
+  }
+  return { rows: i32(rows, [1, size]), settings: i32(settings, [size, sampleSettings.words]) };
+}
+
+function historyOf(replies: readonly ReplyStep[], size: number, capacity: number): History {
+  if (replies.every(({ sampling }) => (sampling.repetitionPenalty ?? 1) === 1)) return undefined;
+  const all = new Int32Array(size * capacity);
+  for (const [i, { history }] of replies.entries()) all.set(history, i * capacity);
+  return i32(all, [size, capacity]);
+}
