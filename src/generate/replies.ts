@@ -95,7 +95,13 @@ export class ReplyProgram {
     const state = { token: read, position: at };
     const history = before ? before.history : historyOf(replies, size, capacity);
     try {
-      const { token, position, measures, history: kept, cache: after } = this.#step(model, cache, state, fixed, history);
+      const {
+        token,
+        position,
+        measures,
+        history: kept,
+        cache: after,
+      } = this.#step(model, cache, state, fixed, history);
       return {
         queued: { replies, size, fixed, chosen: { token, position, measures }, history: kept },
         cache: after,
