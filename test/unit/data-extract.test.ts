@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { parseHtml } from "../../src/data/extract/html-tree.ts";
 import { isoDate, languageTag } from "../../src/data/extract/page-meta.ts";
@@ -109,6 +110,70 @@ describe("the main text of a page", () => {
     const small = Math.min(time(2000), time(2000), time(2000));
     expect(Math.min(time(20_000), time(20_000))).toBeLessThan(small * 40 + 50);
   });
+});
+
+test("pages that were made to be slow are not", { timeout: 60_000 }, () => {
+  const n = 40_000;
+  const hostile = [
+    "<svg>",
+    "<title>",
+    "<!--",
+    "<![CDATA[",
+    "a<br>",
+    "<a href='",
+    "</b>",
+    "<p><b>",
+    "<li>x",
+    "<td>",
+    "&",
+    "<div class=author>x",
+    "<h1>x",
+    '<x y="',
+  ];
+  for (const piece of hostile) {
+    const start = performance.now();
+    extractPage(piece.repeat(n));
+    expect(performance.now() - start, piece).toBeLessThan(3000);
+  }
+});
+
+test("no string is too broken", () => {
+  const pieces = [
+    "<p>",
+    "</p>",
+    "<div class='comments'>",
+    "</div>",
+    "<br>",
+    "<table><td>",
+    "</table>",
+    "<h1>",
+    "<script>",
+    "</script>",
+    "<!--",
+    "-->",
+    "<a href=x>",
+    "</a>",
+    "text and more text. ",
+    "&amp",
+    "&#xd800;",
+    "<",
+    ">",
+    '"',
+    "=",
+    "\u0000",
+    "\ud83d",
+    "<pre>",
+    "</pre>",
+    "<title>",
+    "<li>",
+  ];
+  fc.assert(
+    fc.property(fc.array(fc.oneof(fc.constantFrom(...pieces), fc.string()), { maxLength: 80 }), (parts) => {
+      const { text } = extractPage(parts.join(""));
+      expect(text).toBe(text.trim());
+    }),
+    { numRuns: 300 },
+  );
 });
 
 describe("what a page says of itself", () => {

@@ -92,30 +92,35 @@ export function blocksOf(
 ): Block {
   const top = new Block(root, undefined);
   let block = top;
-  let text = "";
+  /** The line so far. Joined at its end: text that grows piece by piece would be copied for each break in it. */
+  let parts: string[] = [];
+  let spaced = true;
   let links = 0;
   let inLink = 0;
   let breaks = 0;
 
   const flush = () => {
-    const clean = text.trim();
-    if (clean !== "") {
+    const text = parts.join("").trim();
+    if (text !== "") {
+      const clean = text.includes("\n") ? text.replace(/ *\n */g, "\n") : text;
       const line = makeLine(clean, Math.min(links, clean.length));
       block.children.push(line);
       block.length += clean.length;
       block.links += line.links;
       block.prose += line.prose;
     }
-    text = "";
+    parts = [];
+    spaced = true;
     links = 0;
     breaks = 0;
   };
   const visit = (element: HtmlElement) => {
     for (const child of element.children) {
       if (typeof child === "string") {
-        const part = text === "" || text.endsWith(" ") || text.endsWith("\n") ? child.trimStart() : child;
+        const part = spaced ? child.trimStart() : child;
         if (part === "") continue;
-        text += part;
+        parts.push(part);
+        spaced = part.endsWith(" ") || part.endsWith("\n");
         if (part.trim() === "") continue;
         breaks = 0;
         if (inLink > 0) links += part.length;
@@ -125,7 +130,10 @@ export function blocksOf(
       if (tag.name === "br") {
         // Two line breaks in a row end a paragraph, as many pages write it.
         if (++breaks >= 2) flush();
-        else text = `${text.trimEnd()}\n`;
+        else {
+          parts.push("\n");
+          spaced = true;
+        }
         continue;
       }
       if (isDropped(child)) continue;

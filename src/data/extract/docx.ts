@@ -36,7 +36,7 @@ export async function extractDocx(
   const read = await openPackage(bytes, limits);
   const source = await read("word/document.xml");
   if (source === undefined) throw new ReadError("malformed", "It is no Word file: word/document.xml is not in it.");
-  const body = parseHtml(source, { xml: true }).find("w:body");
+  const body = parseHtml(source, { xml: true, elements: Number.POSITIVE_INFINITY }).find("w:body");
   const parts: string[] = [];
   if (body !== undefined) readBody(body, parts);
   const core = await read("docProps/core.xml");

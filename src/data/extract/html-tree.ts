@@ -121,10 +121,13 @@ export class HtmlElement {
     return this.attributes.get(name) ?? "";
   }
 
-  /** All text inside, as it stands. */
-  text(): string {
+  /** All text inside, as it stands. @param limit no more is gathered than this, or little more */
+  text(limit = Number.POSITIVE_INFINITY): string {
     let text = "";
-    for (const child of this.children) text += typeof child === "string" ? child : child.text();
+    for (const child of this.children) {
+      text += typeof child === "string" ? child : child.text(limit - text.length);
+      if (text.length > limit) break;
+    }
     return text;
   }
 
@@ -253,6 +256,14 @@ export function parseHtml(
   let left = elements;
   let preformatted = 0;
   let at = 0;
+  /** Ends that were looked for to the end of the page and not found: looking again would make broken pages quadratic. */
+  const missing = new Set<string>();
+  const find = (end: string, from: number): number => {
+    if (missing.has(end)) return -1;
+    const found = source.indexOf(end, from);
+    if (found === -1) missing.add(end);
+    return found;
+  };
 
   const pop = () => {
     if (stack.length === 1) return;
@@ -305,7 +316,7 @@ export function parseHtml(
       if (xml && selfClosed) continue;
       if (tag.raw) {
         if (selfClosed && (tag.name === "svg" || tag.name === "math" || tag.name === "script")) continue;
-        at = readRaw(source, at, element);
+        at = readRaw(source, at, element, missing);
       } else if (!tag.empty && stack.length < depth) {
         stack.push(element);
         top = element;
@@ -329,11 +340,11 @@ export function parseHtml(
     } else if (code === 33) {
       if (open > at) addText(source.slice(at, open));
       if (source.startsWith("--", open + 2)) {
-        const close = source.indexOf("-->", open + 2);
+        const close = find("-->", open + 2);
         // `<!-->` is a whole comment; one that is never closed ends at its first `>`, so that the page is not lost.
         at = close === -1 ? source.indexOf(">", open) + 1 || source.length : close + 3;
       } else if (source.startsWith("[CDATA[", open + 2)) {
-        const close = source.indexOf("]]>", open);
+        const close = find("]]>", open);
         if (xml) top.children.push(source.slice(open + 9, close === -1 ? source.length : close));
         at = close === -1 ? source.length : close + 3;
       } else at = source.indexOf(">", open) + 1 || source.length;
@@ -361,10 +372,11 @@ const rawEnds = new Map<string, RegExp>();
 for (const name of rawTags) rawEnds.set(name, new RegExp(`</${name}(?=[\\s/>])`, "gi"));
 
 /** Skips to the end of raw text; JSON-LD, titles and text areas keep theirs. Returns the position after the end tag. */
-function readRaw(source: string, from: number, element: HtmlElement): number {
+function readRaw(source: string, from: number, element: HtmlElement, missing: Set<string>): number {
   const pattern = rawEnds.get(element.name)!;
   pattern.lastIndex = from;
-  const found = pattern.exec(source);
+  const found = missing.has(element.name) ? null : pattern.exec(source);
+  if (found === null) missing.add(element.name);
   // Never closed: a script to the end of the page, as browsers do; anything else is taken for empty.
   if (found === null) return element.name === "script" || element.name === "style" ? source.length : from;
   const isData = element.name === "script" && /ld\+json/i.test(element.attribute("type"));

@@ -42,7 +42,7 @@ export function findTitle(page: Block, title: string): Block | undefined {
     if (name.length !== 2 || name[0] !== "h" || !(name[1]! >= "1" && name[1]! <= "3")) continue;
     const here = Number(name[1]);
     if (here >= level) continue;
-    const text = letters(block.element.text());
+    const text = letters(block.element.text(1000));
     if (text === "" || text.length * 3 < wanted.length) continue;
     const says = wanted !== "" && (wanted.includes(text) || text.includes(wanted));
     if (!says) continue;

@@ -10,6 +10,9 @@ export interface PageMeta {
   readonly licence?: string;
 }
 
+/** Titles, names and dates are shorter. */
+const SHORT = 1000;
+
 const clean = (text: string): string => text.replace(/\s+/g, " ").trim();
 
 /** The first value that is there after cleaning. */
@@ -36,7 +39,7 @@ export function pageMeta(page: HtmlElement, address = ""): PageMeta {
         seen.lang ??= first(element.attribute("lang"), element.attribute("xml:lang"));
         break;
       case "title":
-        seen.title ??= first(element.text());
+        seen.title ??= first(element.text(SHORT));
         break;
       case "meta": {
         const { attributes } = element;
@@ -59,10 +62,10 @@ export function pageMeta(page: HtmlElement, address = ""): PageMeta {
         if (element.children.length > 0) readJsonLd(element.text(), data);
         break;
       case "h1":
-        seen.h1 ??= first(element.text());
+        seen.h1 ??= first(element.text(SHORT));
         break;
       case "time":
-        seen.time ??= isoDate(element.attribute("datetime")) ?? isoDate(element.text());
+        seen.time ??= isoDate(element.attribute("datetime")) ?? isoDate(element.text(SHORT));
         break;
       default:
         lookAt(element, seen);
@@ -141,15 +144,15 @@ function lookAt(element: HtmlElement, seen: Seen): void {
   if (attributes.size === 0) return;
   const property = attributes.get("itemprop");
   if (property === "datePublished")
-    seen.published ??= first(attributes.get("content"), attributes.get("datetime"), element.text());
+    seen.published ??= first(attributes.get("content"), attributes.get("datetime"), element.text(SHORT));
   const isAuthor = property === "author" || /\bauthor\b/.test(attributes.get("rel") ?? "");
-  if (isAuthor) seen.author ??= first(attributes.get("content"), element.text());
+  if (isAuthor) seen.author ??= first(attributes.get("content"), element.text(SHORT));
   else if (
     /(?:^|\s)(?:author|author-?name|byline|byline__?name|by-author|p-author)(?:\s|$)/i.test(
       attributes.get("class") ?? "",
     )
   ) {
-    const text = clean(element.text());
+    const text = clean(element.text(SHORT));
     if (text.length < 80) seen.byline ??= first(text);
   }
   if (/\blicense\b/.test(attributes.get("rel") ?? "")) seen.licence ??= first(attributes.get("href"));
