@@ -39,7 +39,10 @@ export const dataExtract = defineCommand({
     ["howdah data extract hf://datasets/OWNER/NAME --limit 5 -o look.jsonl", "a look into a data set"],
   ],
   async run({ paths, out, limit, textField, keep, name, licence, language }, { print, warn, signal, stdout }) {
-    const { isProblem, readDocuments } = await import("../../data/index.ts");
+    const [{ isProblem }, { readDocuments }] = await Promise.all([
+      import("../../data/document.ts"),
+      import("../../data/sources/index.ts"),
+    ]);
     const options = {
       keep,
       ...(textField === undefined ? {} : { textField }),
