@@ -206,6 +206,71 @@ struct RmsNormGradArgs {
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Batch normalisation in training: x is (rows, columns), a column is a channel
+
+/** y = (x - mean) / sqrt(variance + epsilon) * scale + bias + residual, not below 0 with `relu`. */
+struct BatchNormArgs {
+  int64_t rows, columns;
+  const float* x;
+  const float* scale;    // (columns)
+  const float* bias;     // (columns)
+  const float* residual; // (rows, columns) or null
+  float epsilon;
+  bool relu;
+  float* y;        // may be x or the residual
+  float* mean;     // (columns)
+  float* variance; // (columns): the mean of squared distances
+};
+
+struct BatchNormGradArgs {
+  int64_t rows, columns;
+  const float* dy;
+  const float* x;
+  const float* scale;
+  const float* mean;
+  const float* variance;
+  const float* y; // the forward result, where it was rectified; else null
+  float epsilon;
+  float* dx;        // may be x
+  float* dscale;    // (columns)
+  float* dbias;     // (columns)
+  float* dresidual; // (rows, columns) or null; may be dy
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Long short-term memory over a sequence
+
+/**
+ * Gates i, f, g, o = act(x + W h of the step before), i, f, o by the logistic function, g by tanh; c = f c + i g; h = o tanh(c).
+ * T steps of B rows of H units.
+ */
+struct LstmArgs {
+  int64_t time, batch, hidden;
+  const float* x;      // (T, B, 4 H): what the input gives the gates, biases included
+  const float* weight; // (4 H, H)
+  const float* h0;     // (B, H)
+  const float* c0;     // (B, H)
+  bool bf16_compute;
+  float* h;     // (T, B, H)
+  float* c;     // (T, B, H)
+  float* gates; // (T, B, 4 H), after their activations; may be x
+};
+
+struct LstmGradArgs {
+  int64_t time, batch, hidden;
+  const float* dh; // (T, B, H) or null
+  const float* dc; // (T, B, H) or null
+  const float* weight;
+  const float* c0;
+  const float* c;
+  const float* gates;
+  bool bf16_compute;
+  float* dx;  // (T, B, 4 H); may be gates
+  float* dh0; // (B, H)
+  float* dc0; // (B, H)
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Rotary positions (Su et al. 2021)
 
 /**
@@ -385,6 +450,10 @@ struct TopKArgs {
   X(layer_norm_grad, LayerNormGradArgs)                         \
   X(rms_norm, RmsNormArgs)                                      \
   X(rms_norm_grad, RmsNormGradArgs)                             \
+  X(batch_norm, BatchNormArgs)                                  \
+  X(batch_norm_grad, BatchNormGradArgs)                         \
+  X(lstm, LstmArgs)                                             \
+  X(lstm_grad, LstmGradArgs)                                    \
   X(rotary, RotaryArgs)                                         \
   X(attention, AttentionArgs)                                   \
   X(attention_grad, AttentionGradArgs)                          \

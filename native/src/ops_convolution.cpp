@@ -1,9 +1,10 @@
-// Convolution as an implicit matrix product: tiles of output places are gathered into columns (in scratch memory, never as a whole) and
+// Convolution. Two spatial axes with channels last, and the gradient of their kernel, go to convolution.hpp. All else is an implicit matrix product: tiles of output places are gathered into columns (in scratch memory, never as a whole) and
 // multiplied with the kernel. Covers any number of spatial axes, strides, dilations, padding, groups and layouts.
 #include <algorithm>
 #include <cstring>
 #include <optional>
 
+#include "convolution.hpp"
 #include "gemm.hpp"
 #include "pool.hpp"
 #include "program.hpp"
@@ -328,6 +329,46 @@ void plan_tiles(Convolution& conv, int64_t channels_stride) {
   conv.tiles = conv.within_image ? conv.batch * conv.tiles_per_image : (conv.batch * conv.places + conv.tile - 1) / conv.tile;
 }
 
+/** Fewer features than this leave most of a vector of the direct kernels empty. */
+constexpr int64_t kDirectFeatures = 8;
+
+/** The arguments of direct_convolution, if this is one: two spatial axes, channels last, one group. */
+std::optional<DirectConvolutionArgs> plan_direct(const Spec& xs, const Spec& ws, const Spec& ys, const std::vector<SpatialAxis>& axes, bool bf16) {
+  if (axes.size() != 2 || ys.sizes[1] < kDirectFeatures || ys.strides[1] != 1 || (xs.strides[1] != 1 && xs.sizes[1] != 1)) return std::nullopt;
+  DirectConvolutionArgs args;
+  args.batch = ys.sizes[0], args.channels = xs.sizes[1], args.features = ys.sizes[1];
+  const auto axis = [](const SpatialAxis& a) { return WindowAxis{a.input, a.output, a.window, a.stride, a.low, a.base_dilation}; };
+  for (const SpatialAxis& a : axes)
+    if (a.window_dilation != 1) return std::nullopt;
+  args.height = axis(axes[0]), args.width = axis(axes[1]);
+  args.x_batch = xs.strides[0], args.x_row = xs.strides[2], args.x_column = xs.strides[3];
+  args.w_feature = ws.strides[0], args.w_channel = ws.strides[1], args.w_row = ws.strides[2], args.w_column = ws.strides[3];
+  args.y_batch = ys.strides[0], args.y_row = ys.strides[2], args.y_column = ys.strides[3];
+  args.bf16_compute = bf16;
+  return args;
+}
+
+/**
+ * The arguments of kernel_gradient, if this is one: the input's channels are its batch and the images what is summed over, the gradient of the result is
+ * the kernel, spread by the strides, and the result has one place per tap.
+ */
+std::optional<KernelGradientArgs> plan_kernel_gradient(const Spec& xs, const Spec& gs, const Spec& ws, const std::vector<SpatialAxis>& axes, bool bf16) {
+  if (axes.size() != 2 || xs.strides[0] != 1 || gs.strides[0] != 1 || gs.sizes[0] < kDirectFeatures) return std::nullopt;
+  KernelGradientArgs args;
+  args.batch = xs.sizes[1], args.channels = xs.sizes[0], args.features = gs.sizes[0];
+  const auto axis = [](const SpatialAxis& a) { return WindowAxis{a.input, a.window, a.output, a.window_dilation, a.low, 1}; };
+  for (const SpatialAxis& a : axes)
+    if (a.stride != 1 || a.base_dilation != 1) return std::nullopt;
+  args.height = axis(axes[0]), args.width = axis(axes[1]);
+  // The sums of one part have to stay in the second-level cache.
+  if (args.height.window * args.width.window * args.channels * args.features > (96 << 10)) return std::nullopt;
+  args.x_batch = xs.strides[1], args.x_row = xs.strides[2], args.x_column = xs.strides[3];
+  args.g_batch = gs.strides[1], args.g_row = gs.strides[2], args.g_column = gs.strides[3];
+  args.w_feature = ws.strides[1], args.w_channel = ws.strides[0], args.w_row = ws.strides[2], args.w_column = ws.strides[3];
+  args.bf16_compute = bf16;
+  return args;
+}
+
 std::shared_ptr<const EwPlan> conversion(DType from, DType to, int64_t size) {
   EwRegion region;
   region.shape = {size};
@@ -400,6 +441,10 @@ Kernel make_convolution(Instruction& instruction) {
     }
   }
   plan_tiles(conv, xs.strides[1]);
+  std::vector<SpatialAxis> axes = conv.outer;
+  axes.push_back(conv.inner);
+  const auto direct = conv.groups == 1 && spatial > 0 ? plan_direct(xs, ws, ys, axes, conv.bf16) : std::nullopt;
+  const auto gradient = conv.groups == 1 && spatial > 0 && !direct ? plan_kernel_gradient(xs, ws, ys, axes, conv.bf16) : std::nullopt;
 
   // The kernel as [features][channel][tap] or [features][tap][channel], copied unless it lies so already.
   Shape shape, kernel_strides;
@@ -416,6 +461,7 @@ Kernel make_convolution(Instruction& instruction) {
   const Shape wanted = strides_of(shape);
   for (size_t i = 0; i < shape.size(); ++i)
     if (shape[i] != 1 && kernel_strides[i] != wanted[i] && !arrange) arrange = StridedCopy(shape, kernel_strides, wanted, 4);
+  if (direct || gradient) arrange.reset();
   if (arrange) arranged = instruction.reserve(w.size * 4);
 
   const bool convert = x.dtype != DType::f32;
@@ -439,7 +485,17 @@ Kernel make_convolution(Instruction& instruction) {
       arrange->run(w_data, call.workspace + arranged);
       w_data = call.workspace + arranged;
     }
-    conv.run(static_cast<const float*>(x_data), static_cast<const float*>(w_data), static_cast<float*>(y_data));
+    if (direct) {
+      DirectConvolutionArgs args = *direct;
+      args.x = static_cast<const float*>(x_data), args.w = static_cast<const float*>(w_data), args.y = static_cast<float*>(y_data);
+      direct_convolution(args);
+    } else if (gradient) {
+      KernelGradientArgs args = *gradient;
+      args.x = static_cast<const float*>(x_data), args.g = static_cast<const float*>(w_data), args.dw = static_cast<float*>(y_data);
+      kernel_gradient(args);
+    } else {
+      conv.run(static_cast<const float*>(x_data), static_cast<const float*>(w_data), static_cast<float*>(y_data));
+    }
     if (convert) bring(y_plan, y_data, call.out[0]);
   };
 }

@@ -69,7 +69,7 @@ KernelMaker find_kernel(const std::string& op) {
   static const auto* table = [] {
     auto* map = new std::unordered_map<std::string, KernelMaker>;
     for (const auto& list : {data_kernels(), elementwise_kernels(), reduce_kernels(), window_kernels(), index_kernels(), matmul_kernels(),
-                             convolution_kernels(), nn_kernels(), paged_kernels(), loop_kernels(),
+                             convolution_kernels(), nn_kernels(), layer_kernels(), paged_kernels(), loop_kernels(),
                              quantized_kernels(), sample_kernels()})
       for (const KernelEntry& entry : list) map->emplace(entry.name, entry.make);
     return map;

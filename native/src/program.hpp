@@ -103,6 +103,7 @@ std::vector<KernelEntry> index_kernels();
 std::vector<KernelEntry> matmul_kernels();
 std::vector<KernelEntry> convolution_kernels();
 std::vector<KernelEntry> nn_kernels();
+std::vector<KernelEntry> layer_kernels();
 std::vector<KernelEntry> paged_kernels();
 std::vector<KernelEntry> loop_kernels();
 std::vector<KernelEntry> quantized_kernels();

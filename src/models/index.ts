@@ -22,3 +22,13 @@ export {
   trainingFlopsPerToken,
 } from "./model.ts";
 export { type PackOptions, packModel, type WeightChoice, weightChoices } from "./packed.ts";
+export { loadResNet, saveResNet, type TrainedResNet } from "./resnet/convert.ts";
+export {
+  initResNet,
+  initResNetStatistics,
+  ResidualBlock,
+  ResNet,
+  type ResNetConfig,
+  type ResNetStatistics,
+  resNet20,
+} from "./resnet/model.ts";

@@ -26,6 +26,9 @@ const image = {
   groups: 1,
   batch_groups: 1,
 };
+/** Channels last, and what the gradient of their kernel is as a convolution: images are summed, places slide. */
+const last = { ...image, input_spec: [0, 3, 1, 2], output_spec: [0, 3, 1, 2] };
+const ofKernel = { ...image, input_spec: [3, 0, 1, 2], kernel_spec: [3, 0, 1, 2], output_spec: [1, 0, 2, 3] };
 const ones = { strides: [1, 1], lhs_dilation: [1, 1], rhs_dilation: [1, 1], low: [1, 1], high: [1, 1] };
 
 type Work = Parameters<typeof single>;
@@ -38,6 +41,29 @@ const works: Work[] = [
   ["reduce", [f(5000, 70)], [f(70)], { kind: "add", axes: [0] }],
   ["scatter", [f(100, 200), i(2000, 1), f(2000, 200)], [f(100, 200)], { kind: "add", ...rows }],
   ["convolution", [f(4, 20, 30, 30), f(24, 20, 3, 3)], [f(4, 24, 30, 30)], { ...image, ...ones }],
+  ["convolution", [f(9, 30, 31, 20), f(24, 20, 3, 3)], [f(9, 30, 31, 24)], { ...last, ...ones }],
+  [
+    "convolution",
+    [f(9, 30, 31, 20), f(9, 30, 31, 24)],
+    [f(24, 20, 3, 3)],
+    { ...ofKernel, ...ones },
+    { matmul: "bf16" },
+  ],
+  ["batch_norm", [f(9000, 20), f(20), f(20)], [f(9000, 20), f(20), f(20)], { epsilon: 1e-5, relu: true }],
+  ["batch_norm_grad", [f(9000, 20), f(9000, 20), f(20), f(20), f(20)], [f(9000, 20), f(20), f(20)], { epsilon: 1e-5 }],
+  [
+    "lstm",
+    [f(7, 30, 400), f(400, 100), f(30, 100), f(30, 100)],
+    [f(7, 30, 100), f(7, 30, 100), f(7, 30, 400)],
+    {},
+    { matmul: "bf16" },
+  ],
+  [
+    "lstm_grad",
+    [f(7, 30, 400), f(400, 100), f(30, 100), f(7, 30, 100), f(7, 30, 100)],
+    [f(7, 30, 400), f(30, 100), f(30, 100)],
+    { dh: true },
+  ],
   ["cumulative", [f(40, 900, 7)], [f(40, 900, 7)], { kind: "add", axis: 1, reverse: false }],
   ["sort", [f(30, 4000), i(30, 4000)], [f(30, 4000), i(30, 4000)], { axis: 1, descending: true }],
   ["softmax", [f(400, 700)], [f(400, 700)], {}],
