@@ -1,13 +1,14 @@
 // How long JavaScript stands still while training, generating and serving: delays of a timer that is due every millisecond.
+import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createModelHost, Generator, Registry } from "../../src/generate/index.ts";
 import { initGPT } from "../../src/models/index.ts";
 import { createServer } from "../../src/serve/index.ts";
 import { randomKey } from "../../src/tensor/ops/random.ts";
 import { trainByteLevelBpe } from "../../src/tokenizers/index.ts";
+import { median, quantile } from "../stats.ts";
 import { configOf, trainer } from "../step.ts";
 import type { Prepare, Ready } from "../worker.ts";
 import { batches, type GPTWork } from "../works.ts";
@@ -18,24 +19,36 @@ export interface EventLoopParameters {
   readonly units: number;
 }
 
-const RESOLUTION = 1;
+/** Nanoseconds of processor time of this thread (Linux, to a few milliseconds); NaN where the system does not tell. */
+function worked(): number {
+  try {
+    return Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, "utf8").split(" ")[0]);
+  } catch {
+    return Number.NaN;
+  }
+}
 
-/** Runs it with the monitor on. */
+/** Runs it with a timer that is due every millisecond: how late it comes, and how long JavaScript worked between two of its calls. */
 async function watched(units: number, run: () => Promise<unknown>) {
   // What earlier work left to collect is not this work's.
   await new Promise((resolve) => setTimeout(resolve, 20));
-  const delay = monitorEventLoopDelay({ resolution: RESOLUTION });
+  const late: number[] = [];
+  const own: number[] = [];
+  let [last, before] = [performance.now(), worked()];
+  const tick = () => {
+    const [now, work] = [performance.now(), worked()];
+    late.push(Math.max(now - last - 1, 0));
+    own.push((work - before) / 1e6);
+    [last, before] = [now, work];
+  };
   const start = performance.now();
-  delay.enable();
+  const timer = setInterval(tick, 1);
   for (let i = 0; i < units; i++) await run();
   // A block at the very end shows with the next tick only.
-  await new Promise((resolve) => setTimeout(resolve, 2 * RESOLUTION));
-  delay.disable();
-  const ms = (ns: number) => Math.max(0, ns / 1e6 - RESOLUTION);
-  return {
-    seconds: (performance.now() - start) / 1e3,
-    metrics: { p50: ms(delay.percentile(50)), p99: ms(delay.percentile(99)), longest: ms(delay.max) },
-  };
+  await new Promise((resolve) => setTimeout(resolve, 2));
+  clearInterval(timer);
+  const metrics = { p50: median(late), p99: quantile(late, 0.99), longest: Math.max(...late), own: Math.max(...own) };
+  return { seconds: (performance.now() - start) / 1e3, metrics };
 }
 
 export const prepare: Prepare<EventLoopParameters> = async ({ variant, parameters: { work, units } }, backend) => {

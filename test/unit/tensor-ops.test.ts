@@ -4,6 +4,7 @@ import { useBackend } from "../../src/engine/runtime.ts";
 import { grad } from "../../src/tensor/grad.ts";
 import { jit } from "../../src/tensor/jit.ts";
 import { conv1d, conv2d, convTranspose1d, convTranspose2d } from "../../src/tensor/ops/convolution.ts";
+import { full } from "../../src/tensor/ops/creation.ts";
 import { cummax, cumprod, cumsum } from "../../src/tensor/ops/cumulative.ts";
 import { argmax, argmin, argsort, sort, sortBy, takeAlongAxis, topK } from "../../src/tensor/ops/sort.ts";
 import { avgPool, maxPool } from "../../src/tensor/ops/window.ts";
@@ -33,6 +34,17 @@ function count(from: number, ...shape: number[]): Tensor {
     { shape },
   );
 }
+
+test.each(["f32", "bf16", "i32", "bool"] as const)(
+  "a number repeated so often that the backend does it, %s",
+  async (dtype) => {
+    using x = full([200, 100], 1, dtype);
+    expect(x.shape).toEqual([200, 100]);
+    const numbers = await x.numbers();
+    expect(numbers).toHaveLength(20_000);
+    expect(numbers.every((n) => n === 1)).toBe(true);
+  },
+);
 
 describe("convolution", () => {
   /** Cross-correlation by its definition. x (b, c, h, w), k (o, c / groups, kh, kw). */

@@ -43,10 +43,17 @@ export function fromHost<D extends DType>(dtype: D, shape: Shape, data: HostArra
   return Tensor.concrete(dtype, shape, uploadStorage(data, dtype));
 }
 
+/** From so many elements on, repeating a number is work for the backend: JavaScript would stand still for milliseconds. */
+const LARGE = 1 << 14;
+
 /** `value` repeated. */
 export function full<D extends DType = "f32">(shape: Shape, value: number, dtype?: D): Tensor<D> {
   const type = (dtype ?? "f32") as D;
   if (currentTrace()) return apply1(constantOp, [], { dtype: type, shape, value }) as Tensor<D>;
+  if (size(shape) >= LARGE) {
+    using one = full([], value, type);
+    return one.broadcastTo(shape);
+  }
   const data = hostArray(type as DType, size(shape));
   data.fill(type === "bf16" ? toBfloat16(value) : type === "f16" ? toFloat16(value) : value);
   return Tensor.concrete(type, shape, uploadStorage(data, type));

@@ -25,10 +25,9 @@ export const sampleSettings = {
 
 function check(inputs: readonly Aval[]): { rows: number } {
   const [logits, token, position, settings, history] = inputs as [Aval, Aval, Aval, Aval, Aval | undefined];
-  if (logits.shape.length !== 2 || logits.dtype === "i32" || logits.shape[1] === 0)
-    throw new ShapeError(
-      `sample_token: logits must be floating-point (rows, classes), got ${logits.dtype}${show(logits.shape)}.`,
-    );
+  const real = logits.dtype === "f32" || logits.dtype === "f64";
+  if (logits.shape.length !== 2 || !real || logits.shape[1] === 0)
+    throw new ShapeError(`sample_token: logits must be f32 (rows, classes), got ${logits.dtype}${show(logits.shape)}.`);
   const rows = logits.shape[0]!;
   const want = (what: string, x: Aval, shape: readonly number[]) => {
     if (x.dtype !== "i32") throw new DTypeError(`sample_token: ${what} must be i32, got ${x.dtype}${show(x.shape)}.`);
