@@ -500,6 +500,20 @@ describe("bad input costs itself only", () => {
   });
 });
 
+test.each([
+  ["hyparquet", "a.parquet", "PAR1"],
+  ["unpdf", "a.pdf", "%PDF-1.4"],
+])("without the optional package %s, the problem says what to install", async (name, file_, content) => {
+  vi.doMock(name, () => {
+    throw new Error(`Cannot find package '${name}'`);
+  });
+  vi.resetModules();
+  const { readDocuments: read } = await import("../../src/data/sources/index.ts");
+  const problems = await collect(read([join(folder({ [file_]: content }), file_)]));
+  expect(problems).toMatchObject([{ code: "package", reason: expect.stringContaining(`npm install ${name}`) }]);
+  vi.doUnmock(name);
+});
+
 test("globs", async () => {
   const fits = (glob: string, names: string[]) => names.filter((name) => globPattern(glob).test(name));
   expect(fits("**/*.{md,txt}", ["a.md", "x/y/b.txt", "c.html"])).toEqual(["a.md", "x/y/b.txt"]);
