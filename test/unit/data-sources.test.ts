@@ -490,6 +490,13 @@ describe("bad input costs itself only", () => {
     expect(apart).toEqual(direct.documents);
   });
 
+  test("ids differ: of files of one name in two folders; a file that two paths name is read once", async () => {
+    const [one, two] = [folder({ "a.txt": "one" }), folder({ "a.txt": "two" })];
+    const read = await readAll([one, two, `${one}/*.txt`, join(two, "a.txt")]);
+    expect(texts(read)).toEqual(["one", "two"]);
+    expect(new Set(read.documents.map(({ id }) => id)).size).toBe(2);
+  });
+
   test("a source can be read again, and an aborted one stops", async () => {
     const source = sourceOf([folder({ "a.txt": "a", "b.txt": "b" })], { name: "s" });
     const first = await collect(source.read());

@@ -211,7 +211,7 @@ function readJsonLd(text: string, data: Fields): void {
     set("modified", take("dateModified"));
     set("language", take("inLanguage"));
     set("licence", take("license"));
-    if (data.authors.length === 0) data.authors = [...new Set(authorsIn(node["author"]))];
+    if (data.authors.length === 0) data.authors = [...new Set(authorsIn(node.author))];
   };
   visit(json, 0);
 }

@@ -86,7 +86,7 @@ export function globPattern(glob: string): RegExp {
 export const isGlob = (path: string): boolean => /[*?{[]/.test(path);
 export const isUrl = (path: string): boolean => /^https?:\/\//i.test(path);
 
-const slashes = (path: string): string => (sep === "/" ? path : path.split(sep).join("/"));
+export const slashes = (path: string): string => (sep === "/" ? path : path.split(sep).join("/"));
 
 /**
  * The files a path stands for, in the order of their names: itself, those in a folder and its folders, or those a glob fits. Names that

@@ -94,11 +94,11 @@ function parseRepository(path: string): {
   return { repository: `${owner}/${name}`, revision, inside, config };
 }
 
-const endpoint = (): string => (process.env["HF_ENDPOINT"] ?? "https://huggingface.co").replace(/\/$/, "");
+const endpoint = (): string => (process.env.HF_ENDPOINT ?? "https://huggingface.co").replace(/\/$/, "");
 
 /** What a request to the hub needs besides its address. */
 export function hubOptions(url: string, options: HttpOptions): HttpOptions {
-  const token = process.env["HF_TOKEN"];
+  const token = process.env.HF_TOKEN;
   return token === undefined || !url.startsWith(`${endpoint()}/`)
     ? options
     : { ...options, headers: { ...options.headers, authorization: `Bearer ${token}` } };

@@ -1,5 +1,5 @@
 import { stat } from "node:fs/promises";
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import { InputError } from "../../tensor/errors.ts";
 import {
   defaultLimits,
@@ -14,7 +14,7 @@ import {
 } from "../document.ts";
 import { extractRaw } from "../extract/raw.ts";
 import { type Access, bufferAccess, type Chunks, fileAccess, fileChunks, peek, readAll } from "./access.ts";
-import { extensionOf, type Input, isUrl, listFiles, systemProblem } from "./files.ts";
+import { extensionOf, type Input, isUrl, listFiles, slashes, systemProblem } from "./files.ts";
 import { type FormatOptions, formatOf, type Opened, readers } from "./formats.ts";
 import { fetchChunks, urlAccess } from "./http.ts";
 import { type DatasetCard, folderCard, hubOptions, isDataFile, isRepository, listRepository } from "./huggingface.ts";
@@ -69,6 +69,15 @@ export async function* listInputs(
   signal?: AbortSignal,
 ): AsyncGenerator<Input | Problem> {
   const { source } = contextOf(paths, options, signal);
+  // Of several paths, files are called by all of theirs: two folders may hold files of the same name, two globs the same file.
+  const seen = paths.length > 1 ? new Set<string>() : undefined;
+  const named = (item: Input): Input | undefined => {
+    if (seen === undefined) return item;
+    const place = resolve(item.path);
+    if (seen.has(place)) return undefined;
+    seen.add(place);
+    return { ...item, name: slashes(item.path) };
+  };
   for (const path of paths) {
     signal?.throwIfAborted();
     if (isUrl(path)) {
@@ -81,9 +90,14 @@ export async function* listInputs(
     }
     const card = await folderCard(path);
     for await (const item of listFiles(path)) {
-      if ("reason" in item) yield { ...item, source };
-      else if (card === undefined || item.named) yield item;
-      else if (isDataFile(item.name)) yield { ...item, meta: withoutFiles(card) };
+      if ("reason" in item) {
+        yield { ...item, source };
+        continue;
+      }
+      if (card !== undefined && !item.named && !isDataFile(item.name)) continue;
+      const input = named(item);
+      if (input === undefined) continue;
+      yield card === undefined || item.named ? input : { ...input, meta: withoutFiles(card) };
     }
   }
 }

@@ -74,7 +74,7 @@ export function rowMeta(row: Row, textField: string, options: RowOptions): Parti
     }
     return undefined;
   };
-  const nested = row["meta"] ?? row["metadata"];
+  const nested = row.meta ?? row.metadata;
   const inner =
     typeof nested === "object" && nested !== null && !Array.isArray(nested) ? rowMeta(nested as Row, "", {}) : {};
   const fields = {
