@@ -18,7 +18,7 @@ export const rooms: Readonly<Record<string, Room>> = {
   recipe: { on: ["runs"], npm: ["yaml", "zod"] },
   // Long texts go through the native kernels, where they are built.
   tokenizers: { on: ["engine", "runs"], npm: ["@huggingface/jinja", "zod"] },
-  data: { on: ["tokenizers"], npm: ["eld", "fzstd", "hyparquet", "unpdf", "yaml", "zod"] },
+  data: { on: ["tokenizers", "recipe"], npm: ["eld", "fzstd", "hyparquet", "unpdf", "yaml", "zod"] },
   checkpoint: { on: ["engine", "runs"], npm: ["zod"] },
   models: { on: ["nn", "checkpoint", "tokenizers"], npm: ["zod"] },
   generate: { on: ["models"] },

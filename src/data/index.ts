@@ -1,3 +1,4 @@
+export * from "./build/index.ts";
 export * as clean from "./clean/index.ts";
 export * as dedup from "./dedup/index.ts";
 export * from "./dialogue.ts";
@@ -7,6 +8,7 @@ export * from "./jsonl.ts";
 export * from "./packing.ts";
 export * from "./pairs.ts";
 export * from "./random.ts";
+export * from "./shards.ts";
 export * from "./sources/index.ts";
 export * from "./text.ts";
 export * from "./token-file.ts";

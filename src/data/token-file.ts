@@ -25,6 +25,17 @@ const index = z.object({
   starts: z.array(z.int().nonnegative()).min(1),
   source: z.string(),
   licence: z.string().optional(),
+  /** What is in it from where, of a mixture. */
+  sources: z
+    .array(
+      z.object({
+        source: z.string(),
+        licence: z.string().optional(),
+        documents: z.int().nonnegative(),
+        tokens: z.int().nonnegative(),
+      }),
+    )
+    .optional(),
   /** SHA-256 of the `.bin` file. */
   sha256: z.string(),
 });
@@ -74,7 +85,7 @@ export function writeTokens(
   path: string,
   documents: readonly ArrayLike<number>[],
   vocabulary: number,
-  about: { readonly source: string; readonly licence?: string },
+  about: Pick<TokenIndex, "source" | "licence" | "sources">,
 ): TokenIndex {
   if (!path.endsWith(".bin")) throw new InputError(`${path}: token files end in .bin.`);
   const { ids, starts } = concatenate(documents);
@@ -130,7 +141,7 @@ export class TokenFile implements TokenSource {
    */
   constructor(path: string, options: { readonly vocabulary?: number; readonly verify?: boolean } = {}) {
     this.path = path;
-    this.index = readIndex(path);
+    this.index = readTokenIndex(path);
     this.length = this.index.tokens;
     this.starts = this.index.starts;
     this.width = this.index.dtype === "u16" ? 2 : 4;
@@ -188,7 +199,8 @@ export class TokenFile implements TokenSource {
   }
 }
 
-function readIndex(path: string): TokenIndex {
+/** Reads the index of a token file. @throws InputError when it is not there or not one */
+export function readTokenIndex(path: string): TokenIndex {
   const place = indexPath(path);
   let json: unknown;
   try {

@@ -1,6 +1,7 @@
 import type { Command } from "../command.ts";
 import { chat } from "./chat.ts";
 import { dataExtract } from "./data.ts";
+import { dataBuild, dataReport } from "./data-build.ts";
 import { doctor } from "./doctor.ts";
 import { forward } from "./forward.ts";
 import { generate } from "./generate.ts";
@@ -22,6 +23,8 @@ export const commands: readonly Command[] = [
   tokenizerEncode,
   tokenizerDecode,
   dataExtract,
+  dataBuild,
+  dataReport,
   forward,
   runs,
   profile,

@@ -1,0 +1,682 @@
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { requireSpace, writeFileAtomic } from "../../runs/atomic.ts";
+import { acquireLock } from "../../runs/lock.ts";
+import { HowdahError, InputError, StateError } from "../../tensor/errors.ts";
+import { loadTokenizer } from "../../tokenizers/load.ts";
+import { encodeMany } from "../../tokenizers/many.ts";
+import { trainByteLevel } from "../../tokenizers/train.ts";
+import type { Tokenizer } from "../../tokenizers/types.ts";
+import { QualityClassifier } from "../clean/quality.ts";
+import { isProblem, type Problem } from "../document.ts";
+import { hashBits, uniform } from "../random.ts";
+import type { Input } from "../sources/files.ts";
+import { listInputs } from "../sources/read.ts";
+import { sha256 } from "../text.ts";
+import { readTokenIndex, type TokenIndex, writeTokens } from "../token-file.ts";
+import { type DedupeReport, dedupe } from "./dedupe.ts";
+import { sampleTexts } from "./filters.ts";
+import { jsonLines } from "./lines.ts";
+import { placeDocuments, planMixture, type SourceShare } from "./mix.ts";
+import { runUnits } from "./pool.ts";
+import { type DataRecipe, type DataSource, writeDataRecipe } from "./recipe.ts";
+import { type DataReport, makeReport, reportMarkdown } from "./report.ts";
+import { type KeptDocument, makeLeakFinder, type UnitResult, type UnitTask, unitFiles } from "./unit.ts";
+
+/** Changed when a stage gives something else for the same input: what older versions made is then made again. */
+const VERSION = 1;
+
+export const dataStages = ["read", "dedup", "tokenizer", "tokens", "shards", "report"] as const;
+export type DataStage = (typeof dataStages)[number];
+
+export interface DataProgress {
+  readonly stage: DataStage;
+  /** In units of the stage: inputs, documents, bytes, tokens. */
+  readonly done: number;
+  readonly total: number | undefined;
+  readonly documents: number;
+  readonly bytes: number;
+  /** Of this sitting. */
+  readonly seconds: number;
+  /** Of the stage; undefined until there is something to judge by. */
+  readonly secondsLeft: number | undefined;
+}
+
+export interface BuildOptions {
+  /** Threads that read and clean; 0: in this one. Default every core. */
+  readonly workers: number;
+  readonly onProgress?: (progress: DataProgress) => void;
+  /** A line for people, such as what was found done. */
+  readonly say?: (line: string) => void;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface BuildResult {
+  readonly out: string;
+  readonly report: DataReport;
+  /** Stages of which nothing had to be done again. */
+  readonly reused: readonly DataStage[];
+}
+
+const keyOf = (...parts: readonly unknown[]): string =>
+  sha256(Buffer.from(JSON.stringify([VERSION, ...parts]))).slice(0, 24);
+
+/** A stage's result, if its marker is there and was made from the same. */
+function readDone<T>(path: string, key: string): T | undefined {
+  try {
+    const done = JSON.parse(readFileSync(path, "utf8")) as { key: string; result: T };
+    return done.key === key ? done.result : undefined;
+  } catch {
+    return undefined; // not there, or cut off: made again
+  }
+}
+const writeDone = (path: string, key: string, result: unknown) =>
+  writeFileAtomic(path, JSON.stringify({ key, result }));
+
+/**
+ * Builds a corpus: reads and cleans every input (on several threads), takes duplicates out, learns a tokenizer, and writes mixed token shards and a report
+ * into the recipe's folder. Each stage is kept with a hash of all it was made from: a job that was stopped or killed goes on where it was, and a changed
+ * recipe does again only what the change touches. The result does not depend on the number of workers.
+ * @throws InputError when the recipe cannot be followed; HowdahError ("nothing-read") when no document could be read
+ */
+export async function buildCorpus(recipe: DataRecipe, options: BuildOptions): Promise<BuildResult> {
+  const { out } = recipe;
+  mkdirSync(out, { recursive: true });
+  const lock = acquireLock(join(out, "build.lock"), `The corpus ${out}`);
+  try {
+    return await new Build(recipe, options).run();
+  } finally {
+    lock.release();
+  }
+}
+
+class Build {
+  readonly recipe: DataRecipe;
+  readonly options: BuildOptions;
+  readonly work: string;
+  readonly reused: DataStage[] = [];
+  readonly seconds: Record<string, number> = {};
+  #stage: { name: DataStage; start: number; first: number | undefined } = { name: "read", start: 0, first: undefined };
+  #told = 0;
+
+  constructor(recipe: DataRecipe, options: BuildOptions) {
+    this.recipe = recipe;
+    this.options = options;
+    this.work = join(recipe.out, "work");
+  }
+
+  #begin(name: DataStage): void {
+    this.options.signal?.throwIfAborted();
+    this.#stage = { name, start: performance.now(), first: undefined };
+    this.#told = 0;
+  }
+  #end(name: DataStage): void {
+    this.seconds[name] = (performance.now() - this.#stage.start) / 1000;
+  }
+  #tell(done: number, total: number | undefined, documents: number, bytes: number, last = false): void {
+    const now = performance.now();
+    if (!last && now - this.#told < 100) return;
+    this.#told = now;
+    const seconds = (now - this.#stage.start) / 1000;
+    this.#stage.first ??= done;
+    const moved = done - this.#stage.first;
+    const secondsLeft =
+      total === undefined || moved <= 0 || seconds < 1 ? undefined : ((total - done) * seconds) / moved;
+    this.options.onProgress?.({ stage: this.#stage.name, done, total, documents, bytes, seconds, secondsLeft });
+  }
+
+  async run(): Promise<BuildResult> {
+    const { recipe, options } = this;
+    writeFileAtomic(join(recipe.out, "recipe.yaml"), writeDataRecipe(recipe));
+    const { tasks, problems } = await this.#list();
+    const units = await this.#read(tasks, problems);
+    const { deduped, dedupKey } = await this.#dedup(units);
+    const { tokenizer, tokenizerKey } = await this.#tokenizer(deduped, dedupKey);
+    const lengths = await this.#tokens(deduped, tokenizer, keyOf(dedupKey, tokenizerKey));
+    const mixed = this.#shards(
+      tokenizer,
+      lengths,
+      keyOf(
+        dedupKey,
+        tokenizerKey,
+        recipe.mix,
+        recipe.shards,
+        recipe.seed,
+        recipe.sources.map((s) => [s.name, s.weight, s.epochs, s.licence]),
+      ),
+    );
+    this.#begin("report");
+    const bytes = Object.values(deduped.sources).reduce((n, s) => n + s.bytes, 0);
+    const tokens = lengths.reduce((n, file) => n + file.lengths.reduce((a, b) => a + b, 0), 0);
+    const report = makeReport({
+      recipe,
+      folder: join(this.work, "units"),
+      units,
+      problems,
+      dedupe: deduped,
+      shares: mixed.shares,
+      realised: mixed.realised,
+      tokenizer: { vocabulary: tokenizer.vocabularySize, bytesPerToken: tokens === 0 ? 0 : bytes / tokens },
+      shards: mixed.shards,
+      holdout: mixed.holdout,
+      seconds: this.seconds,
+    });
+    writeFileAtomic(join(recipe.out, "report.json"), `${JSON.stringify(report, undefined, 1)}\n`);
+    writeFileAtomic(join(recipe.out, "report.md"), reportMarkdown(report));
+    this.#end("report");
+    this.#clean(units);
+    options.signal?.throwIfAborted();
+    return { out: recipe.out, report, reused: this.reused };
+  }
+
+  /** Everything that is to be read, in the order of the recipe and of names. */
+  async #list(): Promise<{ tasks: UnitTask[]; problems: Problem[] }> {
+    const { recipe, work } = this;
+    const { signal } = this.options;
+    const tasks: UnitTask[] = [];
+    const problems: Problem[] = [];
+    let bytes = 0;
+    const { decontaminate } = recipe;
+    // Evaluations that cannot be read end the job now, not in a thread an hour later.
+    const evaluations = decontaminate && (await makeLeakFinder(decontaminate)).evaluations;
+    for (const e of evaluations ?? [])
+      if (e.items === 0)
+        throw new InputError(`decontaminate: the evaluation "${e.name}" has no items. Look at its paths and fields.`);
+    for (const source of recipe.sources) {
+      const inputs: Input[] = [];
+      for await (const item of listInputs(source.paths, { name: source.name }, signal)) {
+        if ("reason" in item) problems.push(item);
+        else inputs.push(item);
+      }
+      if (inputs.length === 0)
+        throw new InputError(
+          `The source "${source.name}" has nothing to read: no file of a known kind in ${source.paths.join(", ")}.`,
+        );
+      const quality = await this.#quality(source, inputs);
+      for (const input of inputs) {
+        const about = {
+          name: source.name,
+          licence: source.licence,
+          language: source.language,
+          text_field: source.text_field,
+          keep: source.keep,
+          limit: source.limit,
+        };
+        const near = recipe.dedup.near === false ? undefined : recipe.dedup.near;
+        const key = keyOf(
+          about,
+          input.name,
+          input.path,
+          this.#stamp(input),
+          source.clean,
+          quality,
+          near,
+          decontaminate,
+          evaluations,
+        );
+        bytes += input.size ?? 0;
+        tasks.push({
+          key,
+          folder: join(work, "units"),
+          input,
+          source: about,
+          steps: source.clean,
+          ...(quality === undefined ? {} : { quality }),
+          ...(near === undefined ? {} : { near }),
+          ...(decontaminate === undefined ? {} : { decontaminate }),
+        });
+      }
+    }
+    // Kept and dropped texts, documents and tokens: about three times what is read, where it is not packed.
+    requireSpace(recipe.out, 3 * bytes, `The corpus ${recipe.name}`);
+    return { tasks, problems };
+  }
+
+  /** What tells a file from an edited one of the same name. */
+  #stamp(input: Input): unknown {
+    if (input.kind === "url") return "url";
+    try {
+      const { size, mtimeMs } = statSync(input.path);
+      return [size, mtimeMs];
+    } catch {
+      return "gone";
+    }
+  }
+
+  /** Trains the classifier of a source that wants one, on known-good texts against its own; the file, named by what it was made from. */
+  async #quality(source: DataSource, inputs: readonly Input[]): Promise<string | undefined> {
+    const step = source.clean.find((s) => s.name === "quality");
+    if (step?.name !== "quality") return undefined;
+    const { signal, say } = this.options;
+    const key = keyOf(
+      "quality",
+      step,
+      source.paths,
+      inputs.map((i) => [i.path, this.#stamp(i)]),
+    );
+    const path = join(this.work, `quality-${key}.json`);
+    if (existsSync(path)) return path;
+    say?.(`learning what good text is for ${source.name}`);
+    const good = await sampleTexts(step.good, step.sample, signal);
+    const other = await sampleTexts(source.paths, step.sample, signal);
+    const classifier = await QualityClassifier.train(good, other, { seed: this.recipe.seed });
+    mkdirSync(this.work, { recursive: true });
+    writeFileAtomic(path, JSON.stringify(classifier));
+    return path;
+  }
+
+  async #read(tasks: readonly UnitTask[], problems: readonly Problem[]): Promise<UnitResult[]> {
+    this.#begin("read");
+    const { workers, signal, say } = this.options;
+    const results = new Map<string, UnitResult>();
+    for (const { folder, key } of tasks) {
+      const files = unitFiles(folder, key);
+      try {
+        results.set(key, JSON.parse(readFileSync(files.result, "utf8")) as UnitResult);
+      } catch {
+        // not done yet
+      }
+    }
+    const left = tasks.filter((t) => !results.has(t.key));
+    if (left.length === 0) this.reused.push("read");
+    else if (left.length < tasks.length)
+      say?.(`${tasks.length - left.length} of ${tasks.length} inputs were read before`);
+    const sizeOf = (t: UnitTask) => t.input.size ?? 0;
+    // Large inputs first, so that no thread ends with the largest one alone; what they give is put in order below.
+    const order = [...left].sort((a, b) => sizeOf(b) - sizeOf(a));
+    let [documents, bytes, done] = [0, 0, tasks.length - left.length];
+    await runUnits(order, {
+      workers,
+      signal,
+      onProgress: (d, b) => {
+        documents += d;
+        bytes += b;
+        this.#tell(done, tasks.length, documents, bytes);
+      },
+      onResult: (result) => {
+        results.set(result.key, result);
+        done++;
+        this.#tell(done, tasks.length, documents, bytes, done === tasks.length);
+      },
+    });
+    this.#end("read");
+    const units = tasks.map((t) => results.get(t.key)!);
+    if (units.every((u) => u.documents === 0)) {
+      const all = [...problems, ...units.flatMap((u) => u.problems)];
+      const shown = all.slice(0, 3).map((p) => `${p.path}: ${p.reason}`);
+      throw new HowdahError(
+        "nothing-read",
+        `No document could be read from ${units.length} inputs. ${shown.join(" ")}`,
+      );
+    }
+    return units;
+  }
+
+  async #dedup(units: readonly UnitResult[]): Promise<{ deduped: DedupeReport; dedupKey: string }> {
+    this.#begin("dedup");
+    const { memory: _, ...settings } = this.recipe.dedup;
+    const dedupKey = keyOf(
+      "dedup",
+      units.map((u) => u.key),
+      settings,
+    );
+    const marker = join(this.work, "dedup.json");
+    const folder = join(this.recipe.out, "documents");
+    let deduped = readDone<DedupeReport>(marker, dedupKey);
+    if (deduped?.files.every((f) => existsSync(f.path))) this.reused.push("dedup");
+    else {
+      rmSync(marker, { force: true });
+      rmSync(folder, { recursive: true, force: true });
+      const total = units.reduce((n, u) => n + u.kept, 0);
+      deduped = await dedupe(units, join(this.work, "units"), folder, this.recipe.dedup, (n) => {
+        this.options.signal?.throwIfAborted();
+        this.#tell(n, total, n, 0);
+      });
+      writeDone(marker, dedupKey, deduped);
+    }
+    if (deduped.files.length === 0) {
+      const rules = Object.entries(
+        units
+          .flatMap((u) => Object.entries(u.dropped))
+          .reduce<Record<string, number>>((all, [rule, n]) => {
+            all[rule] = (all[rule] ?? 0) + n;
+            return all;
+          }, {}),
+      ).sort((a, b) => b[1] - a[1]);
+      throw new InputError(
+        `No document is left after cleaning. The filters took: ${rules
+          .slice(0, 5)
+          .map(([rule, n]) => `${rule} ${n}`)
+          .join(", ")}. Loosen them, or look at the texts with \`howdah data extract\`.`,
+      );
+    }
+    this.#end("dedup");
+    return { deduped, dedupKey };
+  }
+
+  async #tokenizer(deduped: DedupeReport, dedupKey: string): Promise<{ tokenizer: Tokenizer; tokenizerKey: string }> {
+    this.#begin("tokenizer");
+    const { recipe } = this;
+    const folder = join(recipe.out, "tokenizer");
+    if ("path" in recipe.tokenizer) {
+      const tokenizer = await loadTokenizer(recipe.tokenizer.path);
+      // A copy, so that the corpus goes with its tokenizer; its files are what counts, not where they were.
+      await tokenizer.save(folder);
+      this.#end("tokenizer");
+      return {
+        tokenizer,
+        tokenizerKey: keyOf(
+          readdirSync(folder)
+            .sort()
+            .map((name) => sha256(readFileSync(join(folder, name)))),
+        ),
+      };
+    }
+    const { vocabulary, sample } = recipe.tokenizer;
+    const tokenizerKey = keyOf("tokenizer", dedupKey, vocabulary, sample, recipe.seed);
+    const marker = join(this.work, "tokenizer.json");
+    if (readDone<true>(marker, tokenizerKey)) {
+      this.reused.push("tokenizer");
+      return { tokenizer: await loadTokenizer(folder), tokenizerKey };
+    }
+    const total = Object.values(deduped.sources).reduce((n, s) => n + s.bytes, 0);
+    const share = Math.min(1, sample / total);
+    const { seed } = recipe;
+    const signal = this.options.signal;
+    const texts = function* () {
+      for (const { path } of deduped.files)
+        for (const { id, text } of jsonLines<KeptDocument>(path)) {
+          signal?.throwIfAborted();
+          if (share === 1 || uniform(seed, idHash(id)) < share) yield text;
+        }
+    };
+    const tokenizer = await trainByteLevel(texts(), {
+      vocabulary,
+      minFrequency: 2,
+      specialTokens: ["<|endoftext|>"],
+      config: { bos_token: "<|endoftext|>", eos_token: "<|endoftext|>", pad_token: "<|endoftext|>" },
+      onProgress: ({ bytes }) => this.#tell(bytes, Math.min(sample, total), 0, bytes),
+    });
+    await tokenizer.save(folder);
+    writeDone(marker, tokenizerKey, true);
+    this.#end("tokenizer");
+    return { tokenizer, tokenizerKey };
+  }
+
+  /** Encodes every file of documents; ids and lengths beside each other in the work folder. */
+  async #tokens(deduped: DedupeReport, tokenizer: Tokenizer, key: string): Promise<EncodedFile[]> {
+    this.#begin("tokens");
+    const folder = join(this.work, `tokens-${key}`);
+    mkdirSync(folder, { recursive: true });
+    const total = Object.values(deduped.sources).reduce((n, s) => n + s.documents, 0);
+    let done = 0;
+    let bytes = 0;
+    let reused = true;
+    const out: EncodedFile[] = [];
+    for (const [i, { path, source, documents }] of deduped.files.entries()) {
+      const ids = join(folder, `${i}.ids`);
+      const marker = join(folder, `${i}.lengths`);
+      if (!existsSync(marker)) {
+        reused = false;
+        const part = `${ids}.part`;
+        const file = openSync(part, "w");
+        const lengths: number[] = [];
+        const holdout: number[] = [];
+        let batch: KeptDocument[] = [];
+        let size = 0;
+        const flush = async () => {
+          const encoded = await encodeMany(
+            tokenizer,
+            batch.map((d) => d.text),
+            { addSpecialTokens: false },
+          );
+          encoded.forEach((e, k) => {
+            const bos = tokenizer.bosId;
+            for (const p of bos === undefined ? [e] : [Uint32Array.of(bos), e]) {
+              const view = Buffer.from(p.buffer, p.byteOffset, p.byteLength);
+              for (let at = 0; at < view.length; ) at += writeSync(file, view, at);
+            }
+            lengths.push(e.length + (bos === undefined ? 0 : 1));
+            holdout.push(uniform(this.recipe.seed, 7, idHash(batch[k]!.id)) < this.recipe.mix.holdout ? 1 : 0);
+          });
+          done += batch.length;
+          batch = [];
+          size = 0;
+          this.options.signal?.throwIfAborted();
+          this.#tell(done, total, done, bytes);
+        };
+        for (const document of jsonLines<KeptDocument>(path)) {
+          batch.push(document);
+          size += document.text.length;
+          bytes += document.text.length;
+          if (size > 2 ** 23) await flush();
+        }
+        await flush();
+        closeSync(file);
+        renameSync(part, ids);
+        writeFileAtomic(
+          marker,
+          Buffer.concat([Buffer.from(Uint32Array.from(lengths).buffer), Buffer.from(Uint8Array.from(holdout))]),
+        );
+      } else done += documents;
+      const stored = readFileSync(marker);
+      const n = stored.length / 5;
+      out.push({
+        ids,
+        source,
+        lengths: new Uint32Array(stored.buffer.slice(stored.byteOffset, stored.byteOffset + 4 * n)),
+        holdout: new Uint8Array(stored.subarray(4 * n)),
+      });
+    }
+    if (reused) this.reused.push("tokens");
+    for (const name of readdirSync(this.work))
+      if (name.startsWith("tokens-") && name !== `tokens-${key}`)
+        rmSync(join(this.work, name), { recursive: true, force: true });
+    this.#end("tokens");
+    return out;
+  }
+
+  #shards(tokenizer: Tokenizer, encoded: readonly EncodedFile[], key: string): Mixed {
+    this.#begin("shards");
+    const { recipe } = this;
+    const folder = join(recipe.out, "shards");
+    const marker = join(this.work, "shards.json");
+    const known = readDone<Mixed>(marker, key);
+    if (known?.shards.every((s) => existsSync(join(recipe.out, s.path)))) {
+      this.reused.push("shards");
+      this.#end("shards");
+      return known;
+    }
+    rmSync(marker, { force: true });
+    rmSync(folder, { recursive: true, force: true });
+    mkdirSync(folder, { recursive: true });
+    const places = recipe.sources.map((s) => locateDocuments(encoded, s.name));
+    const train = places.map((p) => p.filter((d) => !d.holdout));
+    const sizes = recipe.sources.map((s, i) => ({
+      name: s.name,
+      weight: s.weight,
+      epochs: s.epochs,
+      tokens: train[i]!.reduce((n, d) => n + d.length, 0),
+    }));
+    const shares = planMixture(sizes, recipe.mix);
+    const placed = placeDocuments(
+      train.map((t) => Uint32Array.from(t, (d) => d.length)),
+      shares,
+      recipe.seed,
+    );
+    const total = shares.reduce((n, s) => n + s.asked, 0);
+    const reader = new IdReader(encoded);
+    const realised = recipe.sources.map(() => 0);
+    const shards: { path: string; tokens: number; documents: number }[] = [];
+    const write = (
+      name: string,
+      documents: Int32Array[],
+      counts: ReadonlyMap<number, { documents: number; tokens: number }>,
+    ) => {
+      const path = join(folder, `${name}.bin`);
+      const list = [...counts]
+        .sort((a, b) => a[0] - b[0])
+        .map(([i, c]) => {
+          const { name: source, licence } = recipe.sources[i]!;
+          return { source, ...(licence === undefined ? {} : { licence }), ...c };
+        });
+      const licences = [...new Set(list.flatMap((s) => s.licence ?? []))];
+      const index: TokenIndex = writeTokens(path, documents, tokenizer.vocabularySize, {
+        source: recipe.name,
+        ...(licences.length === 0 ? {} : { licence: licences.join("; ") }),
+        sources: list,
+      });
+      return { path: join("shards", `${name}.bin`), tokens: index.tokens, documents: documents.length };
+    };
+    let current: Int32Array[] = [];
+    let counts = new Map<number, { documents: number; tokens: number }>();
+    let size = 0;
+    let written = 0;
+    const flush = () => {
+      if (current.length === 0) return;
+      shards.push(write(`shard-${String(shards.length).padStart(5, "0")}`, current, counts));
+      current = [];
+      counts = new Map();
+      size = 0;
+    };
+    const note = (source: number, n: number) => {
+      const c = counts.get(source) ?? { documents: 0, tokens: 0 };
+      c.documents++;
+      c.tokens += n;
+      counts.set(source, c);
+    };
+    for (let k = 0; k < placed.source.length; k++) {
+      const s = placed.source[k]!;
+      const n = placed.tokens[k]!;
+      const { file, offset } = train[s]![placed.document[k]!]!;
+      if (size > 0 && size + n > recipe.shards.tokens) flush();
+      current.push(reader.read(file, offset, n));
+      note(s, n);
+      realised[s]! += n;
+      size += n;
+      written += n;
+      if (k % 1024 === 0) {
+        this.options.signal?.throwIfAborted();
+        this.#tell(written, total, k, 0);
+      }
+    }
+    flush();
+    const held = places.flatMap((p, s) => p.filter((d) => d.holdout).map((d) => ({ ...d, s })));
+    let holdout = { tokens: 0, documents: 0 };
+    if (held.length > 0) {
+      for (const d of held) note(d.s, d.length);
+      const { tokens, documents } = write(
+        "holdout-00000",
+        held.map((d) => reader.read(d.file, d.offset, d.length)),
+        counts,
+      );
+      holdout = { tokens, documents };
+    }
+    reader.close();
+    if (written !== total) throw new StateError(`shards: ${written} tokens were written of ${total}.`);
+    for (const s of shards) readTokenIndex(join(recipe.out, s.path));
+    const mixed: Mixed = { shares, realised, shards, holdout };
+    writeDone(marker, key, mixed);
+    this.#end("shards");
+    return mixed;
+  }
+
+  /** Takes away what units of earlier recipes left; those of this one stay, so that nothing is read twice. */
+  #clean(units: readonly UnitResult[]): void {
+    const folder = join(this.work, "units");
+    const keys = new Set(units.map((u) => u.key));
+    for (const name of readdirSync(folder))
+      if (!keys.has(name.split(".")[0]!)) rmSync(join(folder, name), { force: true });
+  }
+}
+
+interface Mixed {
+  readonly shares: readonly SourceShare[];
+  readonly realised: readonly number[];
+  readonly shards: readonly { readonly path: string; readonly tokens: number; readonly documents: number }[];
+  readonly holdout: { readonly tokens: number; readonly documents: number };
+}
+
+interface EncodedFile {
+  readonly ids: string;
+  readonly source: string;
+  readonly lengths: Uint32Array;
+  /** 1 for documents that are kept back. */
+  readonly holdout: Uint8Array;
+}
+
+interface Place {
+  readonly file: number;
+  /** In ids. */
+  readonly offset: number;
+  readonly length: number;
+  readonly holdout: boolean;
+}
+
+function locateDocuments(files: readonly EncodedFile[], source: string): Place[] {
+  const out: Place[] = [];
+  files.forEach((f, file) => {
+    if (f.source !== source) return;
+    let offset = 0;
+    f.lengths.forEach((length, i) => {
+      if (length > 0) out.push({ file, offset, length, holdout: f.holdout[i] === 1 });
+      offset += length;
+    });
+  });
+  return out;
+}
+
+/** Ids from the encoded files, with a handful of them open. */
+class IdReader {
+  readonly #files: readonly EncodedFile[];
+  readonly #open = new Map<number, number>();
+
+  constructor(files: readonly EncodedFile[]) {
+    this.#files = files;
+  }
+  read(file: number, offset: number, count: number): Int32Array {
+    let handle = this.#open.get(file);
+    if (handle === undefined) {
+      if (this.#open.size >= 64) {
+        const [oldest, old] = this.#open.entries().next().value!;
+        closeSync(old);
+        this.#open.delete(oldest);
+      }
+      handle = openSync(this.#files[file]!.ids, "r");
+      this.#open.set(file, handle);
+    }
+    const out = new Int32Array(count);
+    const bytes = Buffer.from(out.buffer);
+    for (let at = 0; at < bytes.length; ) {
+      const n = readSync(handle, bytes, at, bytes.length - at, offset * 4 + at);
+      if (n === 0)
+        throw new StateError(
+          `${this.#files[file]!.ids}: the file is shorter than it was. Remove the work folder and run the job again.`,
+        );
+      at += n;
+    }
+    return out;
+  }
+  close(): void {
+    for (const handle of this.#open.values()) closeSync(handle);
+    this.#open.clear();
+  }
+}
+
+function idHash(id: string): number {
+  let h = 0;
+  for (let i = 0; i < id.length; i++) h = hashBits(h, id.charCodeAt(i));
+  return h;
+}

@@ -1,0 +1,315 @@
+import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { explainWrite, writeFileAtomic } from "../../runs/atomic.ts";
+import { clean, type Filter, type Reason } from "../clean/filter.ts";
+import { guessLanguage } from "../clean/language.ts";
+import { cutLeaks, LeakFinder } from "../dedup/decontaminate.ts";
+import { comparable } from "../dedup/exact.ts";
+import { hash64 } from "../dedup/hash.ts";
+import { chooseBanding, MinHasher, shingles } from "../dedup/minhash.ts";
+import { type Document, type Item, isProblem, isRaw, type Problem } from "../document.ts";
+import { extractRaw } from "../extract/raw.ts";
+import type { Input } from "../sources/files.ts";
+import { readDocuments, readInput } from "../sources/read.ts";
+import { makeFilters } from "./filters.ts";
+import type { DataRecipe, DataSource, FilterStep, NearStep } from "./recipe.ts";
+
+/** What is done with one input: everything that decides its result, and where that goes. */
+export interface UnitTask {
+  readonly key: string;
+  readonly folder: string;
+  readonly input: Input;
+  readonly source: Pick<DataSource, "name" | "licence" | "language" | "text_field" | "keep" | "limit">;
+  readonly steps: readonly FilterStep[];
+  /** The quality classifier's file. */
+  readonly quality?: string;
+  readonly near?: NearStep;
+  readonly decontaminate?: DataRecipe["decontaminate"];
+}
+
+/** A document that stays after cleaning, as it lies in the unit's file. */
+export interface KeptDocument extends Document {
+  /** As guessed from the text. */
+  readonly lang: string;
+}
+/** A document that went, with the beginning of its text. */
+export interface DroppedDocument {
+  readonly id: string;
+  readonly source: string;
+  readonly reason: Reason;
+  readonly text: string;
+  readonly title?: string;
+  readonly url?: string;
+}
+/** Characters of a dropped document that are kept for people to look at. */
+export const SHOWN = 4000;
+
+export interface UnitResult {
+  readonly key: string;
+  readonly path: string;
+  readonly source: string;
+  readonly documents: number;
+  readonly bytes: number;
+  readonly kept: number;
+  readonly keptBytes: number;
+  /** By `filter/rule`. */
+  readonly dropped: Readonly<Record<string, number>>;
+  readonly taken: Readonly<Record<string, number>>;
+  readonly languages: Readonly<Record<string, number>>;
+  readonly licences: Readonly<Record<string, number>>;
+  readonly formats: Readonly<Record<string, number>>;
+  /** Kept documents by the power of two below their length in characters. */
+  readonly lengths: Readonly<Record<string, number>>;
+  readonly leaks: Readonly<Record<string, number>>;
+  readonly problems: readonly Problem[];
+  readonly problemCount: number;
+  readonly seconds: number;
+}
+
+export const unitFiles = (folder: string, key: string) => ({
+  documents: join(folder, `${key}.docs.jsonl`),
+  dropped: join(folder, `${key}.dropped.jsonl`),
+  signatures: join(folder, `${key}.signatures`),
+  result: join(folder, `${key}.json`),
+});
+
+/** A file that is written beside its name and gets it when it is whole. */
+class PartFile {
+  readonly path: string;
+  readonly #part: string;
+  readonly #file: number;
+  #buffer: Buffer[] = [];
+  #size = 0;
+  #open = true;
+
+  constructor(path: string) {
+    this.path = path;
+    this.#part = `${path}.${process.pid}.part`;
+    this.#file = openSync(this.#part, "w");
+  }
+  write(data: string | Uint8Array): void {
+    const bytes = typeof data === "string" ? Buffer.from(data) : Buffer.from(data);
+    this.#buffer.push(bytes);
+    this.#size += bytes.length;
+    if (this.#size > 2 ** 20) this.#flush();
+  }
+  #flush(): void {
+    const all = Buffer.concat(this.#buffer);
+    try {
+      for (let at = 0; at < all.length; ) at += writeSync(this.#file, all, at);
+    } catch (error) {
+      throw explainWrite(
+        error,
+        this.path,
+        "What was finished before is kept; make room and run the same command again.",
+      );
+    }
+    this.#buffer = [];
+    this.#size = 0;
+  }
+  finish(): void {
+    this.#flush();
+    fsyncSync(this.#file);
+    closeSync(this.#file);
+    this.#open = false;
+    renameSync(this.#part, this.path);
+  }
+  /** Takes it away, unless it was finished. */
+  [Symbol.dispose](): void {
+    if (!this.#open) return;
+    closeSync(this.#file);
+    this.#open = false;
+    rmSync(this.#part, { force: true });
+  }
+}
+
+/** What many units of a worker share, made once. */
+export class UnitWorker {
+  readonly #filters = new Map<string, readonly Filter[]>();
+  readonly #leaks = new Map<string, LeakFinder>();
+  readonly #hashers = new Map<string, MinHasher>();
+
+  async #filtersOf(task: UnitTask): Promise<readonly Filter[]> {
+    const key = JSON.stringify([task.steps, task.quality]);
+    let found = this.#filters.get(key);
+    if (!found) {
+      found = await makeFilters(task.steps, task.quality);
+      this.#filters.set(key, found);
+    }
+    return found;
+  }
+
+  async #leaksOf(task: UnitTask): Promise<LeakFinder | undefined> {
+    const config = task.decontaminate;
+    if (!config) return undefined;
+    const key = JSON.stringify(config);
+    let found = this.#leaks.get(key);
+    if (!found) {
+      found = await makeLeakFinder(config);
+      this.#leaks.set(key, found);
+    }
+    return found;
+  }
+
+  #hasherOf(near: NearStep): MinHasher {
+    const key = JSON.stringify(near);
+    let found = this.#hashers.get(key);
+    if (!found) {
+      const { bands, rows } = chooseBanding(near.threshold, near.permutations, near.verify ? 0.95 : 0.5);
+      found = new MinHasher(bands * rows);
+      this.#hashers.set(key, found);
+    }
+    return found;
+  }
+
+  /** Reads, cleans and signs one input. The result's own file comes last: where it is, the others are whole. */
+  async run(
+    task: UnitTask,
+    onProgress: (documents: number, bytes: number) => void,
+    signal?: AbortSignal,
+  ): Promise<UnitResult> {
+    const start = performance.now();
+    const filters = await this.#filtersOf(task);
+    const leaks = await this.#leaksOf(task);
+    const hasher = task.near && this.#hasherOf(task.near);
+    mkdirSync(task.folder, { recursive: true });
+    const files = unitFiles(task.folder, task.key);
+    using documents = new PartFile(files.documents);
+    using dropped = new PartFile(files.dropped);
+    using signatures = new PartFile(files.signatures);
+    const result = {
+      key: task.key,
+      path: task.input.path,
+      source: task.source.name,
+      documents: 0,
+      bytes: 0,
+      kept: 0,
+      keptBytes: 0,
+      dropped: {} as Record<string, number>,
+      taken: {} as Record<string, number>,
+      languages: {} as Record<string, number>,
+      licences: {} as Record<string, number>,
+      formats: {} as Record<string, number>,
+      lengths: {} as Record<string, number>,
+      leaks: {} as Record<string, number>,
+      problems: [] as Problem[],
+      problemCount: 0,
+      seconds: 0,
+    };
+    const add = (to: Record<string, number>, key: string, n = 1) => {
+      to[key] = (to[key] ?? 0) + n;
+    };
+    const drop = (document: Document, text: string, reason: Reason) => {
+      add(result.dropped, `${reason.filter}/${reason.rule}`);
+      const { title, url } = document.meta;
+      const line: DroppedDocument = {
+        id: document.id,
+        source: document.source,
+        reason,
+        text: text.slice(0, SHOWN),
+        ...(title === undefined ? {} : { title }),
+        ...(url === undefined ? {} : { url }),
+      };
+      dropped.write(`${JSON.stringify(line)}\n`);
+    };
+    const keep = (document: Document, lang: string) => {
+      result.kept++;
+      result.keptBytes += Buffer.byteLength(document.text);
+      add(result.languages, lang);
+      add(result.licences, document.meta.licence ?? "unknown");
+      add(result.lengths, String(2 ** Math.floor(Math.log2(Math.max(document.text.length, 1)))));
+      documents.write(`${JSON.stringify({ ...document, lang })}\n`);
+      const hash = new Uint32Array(2);
+      hash64(comparable(document.text), hash);
+      signatures.write(new Uint8Array(hash.buffer));
+      if (task.near && hasher) {
+        const signature = hasher.signature(shingles(document.text, task.near.ngram));
+        signatures.write(new Uint8Array(signature.buffer));
+      }
+    };
+    const take = (item: Item) => {
+      if (isProblem(item)) {
+        result.problemCount++;
+        if (result.problems.length < 50) result.problems.push(item);
+        return;
+      }
+      result.documents++;
+      const bytes = Buffer.byteLength(item.text);
+      result.bytes += bytes;
+      add(result.formats, item.meta.mediaType ?? "unknown");
+      const { language } = guessLanguage(item.text);
+      const cleaned = clean(filters, item.text, language === "und" ? "en" : language);
+      for (const [rule, n] of Object.entries(cleaned.taken)) add(result.taken, rule, n);
+      if (cleaned.reason) drop(item, cleaned.text, cleaned.reason);
+      else if (cleaned.text.trim() === "")
+        drop(item, item.text, {
+          filter: "clean",
+          rule: "empty",
+          value: 0,
+          threshold: 1,
+          why: "Nothing was left of it.",
+        });
+      else {
+        const found = leaks?.find(cleaned.text) ?? [];
+        for (const name of new Set(found.map((l) => l.evaluation))) add(result.leaks, name);
+        if (found.length === 0) keep({ ...item, text: cleaned.text }, language);
+        else if (task.decontaminate?.mode === "cut") {
+          cutLeaks(cleaned.text, found).forEach((text, i) => keep({ ...item, id: `${item.id}~${i}`, text }, language));
+        } else {
+          const { evaluation, item: at, start: from, end } = found[0]!;
+          const shown = JSON.stringify(cleaned.text.slice(from, Math.min(end, from + 80)));
+          drop(item, cleaned.text, {
+            filter: "decontaminate",
+            rule: evaluation,
+            value: found.length,
+            threshold: 0,
+            why: `It has words of ${evaluation}, item ${at}: ${shown}.`,
+          });
+        }
+      }
+      onProgress(1, bytes);
+    };
+    const { name, licence, language, text_field: textField, keep: fields, limit } = task.source;
+    const options = {
+      name,
+      keep: fields,
+      ...(licence === undefined ? {} : { licence }),
+      ...(language === undefined ? {} : { language }),
+      ...(textField === undefined ? {} : { textField }),
+    };
+    reading: for await (const item of readInput(task.input, options, signal)) {
+      signal?.throwIfAborted();
+      const items = isRaw(item) ? extractRaw(item) : [item];
+      for await (const one of items) {
+        take(one);
+        if (limit !== undefined && result.documents >= limit) break reading;
+      }
+    }
+    documents.finish();
+    dropped.finish();
+    signatures.finish();
+    result.seconds = (performance.now() - start) / 1000;
+    writeFileAtomic(files.result, JSON.stringify(result));
+    return result;
+  }
+}
+
+/** Reads the evaluations that the corpus must not hold. */
+export async function makeLeakFinder(config: NonNullable<DataRecipe["decontaminate"]>): Promise<LeakFinder> {
+  const finder = new LeakFinder({ ngram: config.ngram });
+  for (const { name, paths, fields } of config.evaluations) {
+    const items: string[] = [];
+    const options = fields === undefined ? {} : { textField: fields[0]!, keep: fields };
+    for await (const item of readDocuments(paths, options)) {
+      if (isProblem(item)) continue;
+      const extra = item.meta.extra ?? {};
+      items.push(
+        fields === undefined
+          ? item.text
+          : [item.text, ...fields.slice(1).map((f) => String(extra[f] ?? ""))].join("\n"),
+      );
+    }
+    finder.add(name, items);
+  }
+  return finder;
+}
