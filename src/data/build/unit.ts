@@ -254,7 +254,8 @@ export class UnitWorker {
         for (const name of new Set(found.map((l) => l.evaluation))) add(result.leaks, name);
         if (found.length === 0) keep({ ...item, text: cleaned.text }, language);
         else if (task.decontaminate?.mode === "cut") {
-          cutLeaks(cleaned.text, found).forEach((text, i) => keep({ ...item, id: `${item.id}~${i}`, text }, language));
+          for (const [i, text] of cutLeaks(cleaned.text, found).entries())
+            keep({ ...item, id: `${item.id}~${i}`, text }, language);
         } else {
           const { evaluation, item: at, start: from, end } = found[0]!;
           const shown = JSON.stringify(cleaned.text.slice(from, Math.min(end, from + 80)));
