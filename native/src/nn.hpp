@@ -169,9 +169,10 @@ struct LayerNormArgs {
   const float* scale; // (columns) or null
   const float* bias;  // (columns) or null
   float epsilon;
-  float* y;    // may be x
+  void* y;     // may be x when it is f32
   float* mean; // (rows) or null
   float* rstd; // (rows) or null: 1 / sqrt(variance + epsilon)
+  DType y_type = DType::f32; // or bf16, rounded once
 };
 
 struct LayerNormGradArgs {
@@ -191,8 +192,9 @@ struct RmsNormArgs {
   const float* x;
   const float* scale; // (columns) or null
   float epsilon;
-  float* y;    // may be x
+  void* y;     // may be x when it is f32
   float* rstd; // (rows) or null: 1 / sqrt(mean(x^2) + epsilon)
+  DType y_type = DType::f32; // or bf16, rounded once
 };
 
 struct RmsNormGradArgs {
@@ -292,10 +294,14 @@ struct RotaryArgs {
 // ---------------------------------------------------------------------------------------------------------------------
 // Attention
 
-/** A (batch, time, heads, width) operand with the last axis contiguous; the other strides are free. */
+/**
+ * A (batch, time, heads, width) operand with the last axis contiguous; the other strides are free. Only q, k, v and out may be bf16: q, k and v
+ * where the products are in bf16 (bf16_compute on a processor that has them, more than two queries).
+ */
 struct HeadTensor {
   float* data = nullptr;
-  int64_t batch = 0, time = 0, head = 0; // strides
+  int64_t batch = 0, time = 0, head = 0; // strides, in elements
+  bool bf16 = false;                     // `data` holds bf16
 };
 
 /**
@@ -382,12 +388,14 @@ struct EmbeddingArgs {
   float* y;           // (rows, channels)
 };
 
-/** dtable[ids[n]] += dy[n], rows in ascending order; ids outside [0, classes) are skipped. */
+/** dtable = base + the sum by id of rows of dy, in ascending order; ids outside [0, classes) are skipped. */
 struct EmbeddingGradArgs {
   int64_t rows, channels, classes;
   const float* dy;
   const int32_t* ids;
-  float* dtable; // (classes, channels), written in full
+  void* dtable;               // (classes, channels), written in full
+  const void* base = nullptr; // of dtable's type; may be dtable; null: zeros
+  DType type = DType::f32;    // of dtable and base, or bf16: sums are in f32, rounded once
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -397,13 +405,14 @@ struct AdamWTensor {
   float* p;
   float* m;
   float* v;
-  const float* g;
+  const void* g;
   int64_t size;
   bool decay;
   /** Where the results go; null: in place. */
   float* p_out = nullptr;
   float* m_out = nullptr;
   float* v_out = nullptr;
+  DType g_type = DType::f32; // or bf16
 };
 
 /**
@@ -422,10 +431,11 @@ struct AdamWArgs {
 
 /** *out = sqrt(sum of squares of all tensors), summed in f64 over fixed blocks. */
 struct GlobalNormArgs {
-  const float* const* tensors;
+  const void* const* tensors;
   const int64_t* sizes;
   int64_t count;
   float* out;
+  const DType* types = nullptr; // f32 or bf16 each; null: all are f32
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -3,21 +3,24 @@
 #include <cstring>
 
 #include "error.hpp"
+#include "isa.hpp"
 #include "program.hpp"
 
 namespace howdah {
 namespace {
 
-/** Fails unless all inputs and outputs are f32, save those inputs that must be i32. */
-void check_types(const Instruction& instruction, std::initializer_list<size_t> integers = {}) {
+/** Fails unless all inputs and outputs are f32, save those inputs that must be i32 and a first output that may be bf16. */
+void check_types(const Instruction& instruction, std::initializer_list<size_t> integers = {}, bool narrow_result = false) {
   for (size_t i = 0; i < instruction.inputs.size(); ++i) {
     bool integer = false;
     for (const size_t j : integers) integer |= i == j;
     if (instruction.inputs[i].dtype != (integer ? DType::i32 : DType::f32))
       instruction.wrong("input " + std::to_string(i) + " must be " + (integer ? "i32" : "f32"));
   }
-  for (const TensorType& type : instruction.outputs)
-    if (type.dtype != DType::f32 && type.dtype != DType::i32) instruction.wrong("its outputs are f32");
+  for (const TensorType& type : instruction.outputs) {
+    const bool narrow = narrow_result && &type == &instruction.outputs[0] && type.dtype == DType::bf16;
+    if (type.dtype != DType::f32 && type.dtype != DType::i32 && !narrow) instruction.wrong("its outputs are f32");
+  }
 }
 
 void check_count(const Instruction& instruction, size_t least_inputs, size_t outputs) {
@@ -62,18 +65,18 @@ Kernel make_softmax_grad(Instruction& instruction) {
 
 float epsilon_of(const Instruction& instruction) { return float(instruction.attribute("epsilon").number()); }
 
-/** layer_norm(x (..., C), scale (C), bias (C)) {epsilon} -> y, mean (...), rstd (...) */
+/** layer_norm(x (..., C), scale (C), bias (C)) {epsilon} -> y (f32 or bf16), mean (...), rstd (...) */
 Kernel make_layer_norm(Instruction& instruction) {
   check_count(instruction, 3, 3);
-  check_types(instruction);
+  check_types(instruction, {}, true);
   const Rows n = rows_of(instruction, instruction.input(0));
   for (size_t i : {1, 2}) check_size(instruction, instruction.input(i), n.columns);
   check_size(instruction, instruction.output(0), instruction.input(0).size);
   for (size_t i : {1, 2}) check_size(instruction, instruction.output(i), n.rows);
   const float epsilon = epsilon_of(instruction);
-  return [=](const Call& call) {
-    layer_norm({n.rows, n.columns, call.input<float>(0), call.input<float>(1), call.input<float>(2), epsilon, call.output<float>(0),
-                call.output<float>(1), call.output<float>(2)});
+  return [=, type = instruction.output(0).dtype](const Call& call) {
+    layer_norm({n.rows, n.columns, call.input<float>(0), call.input<float>(1), call.input<float>(2), epsilon, call.out[0], call.output<float>(1),
+                call.output<float>(2), type});
   };
 }
 
@@ -93,17 +96,17 @@ Kernel make_layer_norm_grad(Instruction& instruction) {
   };
 }
 
-/** rms_norm(x (..., C), scale (C)) {epsilon} -> y, rstd (...) */
+/** rms_norm(x (..., C), scale (C)) {epsilon} -> y (f32 or bf16), rstd (...) */
 Kernel make_rms_norm(Instruction& instruction) {
   check_count(instruction, 2, 2);
-  check_types(instruction);
+  check_types(instruction, {}, true);
   const Rows n = rows_of(instruction, instruction.input(0));
   check_size(instruction, instruction.input(1), n.columns);
   check_size(instruction, instruction.output(0), instruction.input(0).size);
   check_size(instruction, instruction.output(1), n.rows);
   const float epsilon = epsilon_of(instruction);
-  return [=](const Call& call) {
-    rms_norm({n.rows, n.columns, call.input<float>(0), call.input<float>(1), epsilon, call.output<float>(0), call.output<float>(1)});
+  return [=, type = instruction.output(0).dtype](const Call& call) {
+    rms_norm({n.rows, n.columns, call.input<float>(0), call.input<float>(1), epsilon, call.out[0], call.output<float>(1), type});
   };
 }
 
@@ -200,6 +203,13 @@ struct AttentionOperands {
     }
     if (args.groups <= 0 || args.heads % args.groups != 0) instruction.wrong("query heads must be a multiple of key heads");
     args.scale = float(attributes.number("scale", 1 / std::sqrt(double(args.width))));
+    const bool rounds = args.bf16_compute && has_bf16_dot() && args.queries > 2;
+    HeadTensor* parts[3] = {&q, &k, &v};
+    for (size_t i = 0; i < 3; ++i) {
+      const DType type = instruction.input(packed ? at : at + i).dtype;
+      if (type != DType::f32 && !(type == DType::bf16 && rounds)) instruction.wrong("q, k and v must be f32, or bf16 where products are in bf16");
+      parts[i]->bf16 = type == DType::bf16;
+    }
     out = contiguous(args.queries, args.heads, args.value_width);
   }
 
@@ -224,8 +234,10 @@ struct AttentionOperands {
     AttentionArgs a = args;
     a.q = q, a.k = k, a.v = v, a.out = out;
     a.q.data = static_cast<float*>(call.in[at]);
-    a.k.data = packed ? a.q.data + k_offset : static_cast<float*>(call.in[at + 1]);
-    a.v.data = packed ? a.q.data + v_offset : static_cast<float*>(call.in[at + 2]);
+    // Offsets count elements; a bf16 is half of a float.
+    const auto part = [&](int64_t offset) { return reinterpret_cast<float*>(static_cast<std::byte*>(call.in[at]) + offset * (q.bf16 ? 2 : 4)); };
+    a.k.data = packed ? part(k_offset) : static_cast<float*>(call.in[at + 1]);
+    a.v.data = packed ? part(v_offset) : static_cast<float*>(call.in[at + 2]);
     if (has_first) a.first = call.input<int32_t>(next++);
     if (has_end) a.end = call.input<int32_t>(next++);
     if (has_slopes) a.slopes = call.input<float>(next++);
@@ -234,12 +246,13 @@ struct AttentionOperands {
   }
 };
 
-/** attention(q, k, v | packed, optional inputs) -> out (B,Tq,H,Dv), lse (B,H,Tq) */
+/** attention(q, k, v | packed, optional inputs) -> out (B,Tq,H,Dv), f32 or bf16, lse (B,H,Tq) */
 Kernel make_attention(Instruction& instruction) {
-  const AttentionOperands operands(instruction, 0);
+  AttentionOperands operands(instruction, 0);
   check_count(instruction, operands.operands, 2);
-  for (size_t i = 0; i < operands.operands; ++i)
-    if (instruction.inputs[i].dtype != DType::f32) instruction.wrong("q, k and v must be f32");
+  const DType out_type = instruction.output(0).dtype;
+  if (out_type != DType::f32 && (out_type != DType::bf16 || operands.args.queries <= 2)) instruction.wrong("its result is f32, or bf16 with more than two queries");
+  operands.out.bf16 = out_type == DType::bf16;
   operands.check_optional(instruction, operands.operands);
   const AttentionArgs& args = operands.args;
   check_size(instruction, instruction.output(0), args.batch * args.queries * args.heads * args.value_width);
@@ -254,11 +267,12 @@ Kernel make_attention(Instruction& instruction) {
 
 /** attention_grad(dout, q, k, v | packed, out, lse, optional inputs) -> dq, dk, dv | one packed gradient */
 Kernel make_attention_grad(Instruction& instruction) {
-  const AttentionOperands operands(instruction, 1);
+  AttentionOperands operands(instruction, 1);
   const size_t n = operands.operands;
   check_count(instruction, n + 3, n);
-  for (size_t i = 0; i < n + 3; ++i)
-    if (instruction.inputs[i].dtype != DType::f32) instruction.wrong("its tensors must be f32");
+  operands.out.bf16 = instruction.input(n + 1).dtype == DType::bf16;
+  for (size_t i : {size_t{0}, n + 1, n + 2})
+    if (instruction.inputs[i].dtype != DType::f32 && !(i == n + 1 && operands.out.bf16)) instruction.wrong("its tensors must be f32");
   operands.check_optional(instruction, n + 3);
   const AttentionArgs& args = operands.args;
   const int64_t out_size = args.batch * args.queries * args.heads * args.value_width;
@@ -272,8 +286,10 @@ Kernel make_attention_grad(Instruction& instruction) {
     g.forward.out.data = static_cast<float*>(call.in[n + 1]);
     g.forward.lse = static_cast<float*>(call.in[n + 2]);
     g.dout = operands.out;
+    g.dout.bf16 = false;
     g.dout.data = static_cast<float*>(call.in[0]);
     g.dq = operands.q, g.dk = operands.k, g.dv = operands.v;
+    g.dq.bf16 = g.dk.bf16 = g.dv.bf16 = false;
     g.dq.data = call.output<float>(0);
     g.dk.data = operands.packed ? g.dq.data + operands.k_offset : call.output<float>(1);
     g.dv.data = operands.packed ? g.dq.data + operands.v_offset : call.output<float>(2);
@@ -392,27 +408,34 @@ Kernel make_embedding(Instruction& instruction) {
   };
 }
 
-/** embedding_grad(dy (..., C), ids (...) i32) -> dtable (V, C) */
+/** embedding_grad(dy (..., C), ids (...) i32[, base (V, C)]) -> dtable (V, C), f32 or bf16 like base */
 Kernel make_embedding_grad(Instruction& instruction) {
   check_count(instruction, 2, 1);
-  check_types(instruction, {1});
   const TensorType& table = instruction.output(0);
+  const bool base = instruction.inputs.size() > 2;
+  if (instruction.input(0).dtype != DType::f32 || instruction.input(1).dtype != DType::i32) instruction.wrong("dy must be f32 and the ids i32");
+  if (table.dtype != DType::f32 && table.dtype != DType::bf16) instruction.wrong("the gradient is f32 or bf16");
   if (table.rank() != 2) instruction.wrong("the gradient must be (classes, channels)");
   const int64_t rows = instruction.input(1).size, classes = table.dim(0), channels = table.dim(1);
   check_size(instruction, instruction.input(0), rows * channels);
-  return [=](const Call& call) {
-    embedding_grad({rows, channels, classes, call.input<float>(0), call.input<int32_t>(1), call.output<float>(0)});
+  if (base) check_size(instruction, instruction.input(2), table.size);
+  if (base && instruction.input(2).dtype != table.dtype) instruction.wrong("what is added to must have the gradient's dtype");
+  return [=, type = table.dtype](const Call& call) {
+    embedding_grad({rows, channels, classes, call.input<float>(0), call.input<int32_t>(1), call.out[0], base ? call.in[2] : nullptr, type});
   };
 }
 
 /**
- * adamw(learning rate, gradient scale, step (f32, from 1), then p.., m.., v.., g..: `count` of each)
+ * adamw(learning rate, gradient scale, step (f32, from 1), then p.., m.., v.., g..: `count` of each; g f32 or bf16)
  * {count, decay: [bool per tensor], beta1, beta2, epsilon, weight_decay} -> p.., m.., v..
  */
 Kernel make_adamw(Instruction& instruction) {
   const size_t count = size_t(instruction.attribute("count").integer());
   check_count(instruction, 3 + 4 * count, 3 * count);
-  check_types(instruction);
+  const size_t gradients = 3 + 3 * count;
+  for (size_t i = 0; i < 3 + 4 * count; ++i)
+    if (const DType type = instruction.input(i).dtype; type != DType::f32 && !(i >= gradients && type == DType::bf16))
+      instruction.wrong("its tensors are f32; gradients may be bf16");
   for (size_t i = 0; i < 3; ++i) check_size(instruction, instruction.input(i), 1);
   const auto& decay = instruction.attribute("decay").array();
   if (decay.size() != count) instruction.wrong("\"decay\" needs one flag per tensor");
@@ -424,6 +447,7 @@ Kernel make_adamw(Instruction& instruction) {
     AdamWTensor tensor{};
     tensor.size = size;
     tensor.decay = decay[i].boolean();
+    tensor.g_type = instruction.input(gradients + i).dtype;
     tensors.push_back(tensor);
   }
   AdamWArgs args{};
@@ -441,7 +465,7 @@ Kernel make_adamw(Instruction& instruction) {
       tensor.p = static_cast<float*>(call.in[3 + i]);
       tensor.m = static_cast<float*>(call.in[3 + count + i]);
       tensor.v = static_cast<float*>(call.in[3 + 2 * count + i]);
-      tensor.g = call.input<float>(3 + 3 * count + i);
+      tensor.g = call.in[gradients + i];
       tensor.p_out = call.output<float>(i);
       tensor.m_out = call.output<float>(count + i);
       tensor.v_out = call.output<float>(2 * count + i);
@@ -452,16 +476,21 @@ Kernel make_adamw(Instruction& instruction) {
   };
 }
 
-/** global_norm(tensors...) -> one f32 */
+/** global_norm(tensors..., f32 or bf16) -> one f32 */
 Kernel make_global_norm(Instruction& instruction) {
   check_count(instruction, 0, 1);
-  check_types(instruction);
   check_size(instruction, instruction.output(0), 1);
+  if (instruction.output(0).dtype != DType::f32) instruction.wrong("its result is f32");
   std::vector<int64_t> sizes;
-  for (const TensorType& type : instruction.inputs) sizes.push_back(type.size);
-  return [=, tensors = std::vector<const float*>(sizes.size())](const Call& call) mutable {
-    for (size_t i = 0; i < sizes.size(); ++i) tensors[i] = call.input<float>(i);
-    global_norm({tensors.data(), sizes.data(), int64_t(sizes.size()), call.output<float>(0)});
+  std::vector<DType> types;
+  for (const TensorType& type : instruction.inputs) {
+    if (type.dtype != DType::f32 && type.dtype != DType::bf16) instruction.wrong("its tensors are f32 or bf16");
+    sizes.push_back(type.size);
+    types.push_back(type.dtype);
+  }
+  return [=, tensors = std::vector<const void*>(sizes.size())](const Call& call) mutable {
+    for (size_t i = 0; i < sizes.size(); ++i) tensors[i] = call.in[i];
+    global_norm({tensors.data(), sizes.data(), int64_t(sizes.size()), call.output<float>(0), types.data()});
   };
 }
 

@@ -127,7 +127,7 @@ BENCH("nn losses, embedding, optimizer, search") {
     Floats p(static_cast<size_t>(n), 0.1f), m = p, v = p, g = p;
     const AdamWTensor t{p.data(), m.data(), v.data(), g.data(), n, true};
     report(("adamw " + std::to_string(n)).c_str(), best([&] { adamw({&t, 1, 1e-3f, 1, 0.1f, 0.001f, 0.9, 0.999, 1e-8, 0.1}); }, 5), 28.0 * static_cast<double>(n));
-    const float* x = g.data();
+    const void* x = g.data();
     float norm;
     report(("global_norm " + std::to_string(n)).c_str(), best([&] { global_norm({&x, &n, 1, &norm}); }, 5), 4.0 * static_cast<double>(n));
   }

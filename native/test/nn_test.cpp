@@ -292,6 +292,32 @@ TEST("embedding takes rows, its gradient adds them up") {
     }
     CHECK(same);
     CHECK_CLOSE(dtable, want, 2e-6);
+    // Added onto a table in place, f32 and bf16: each row as if its sum were added at once.
+    const Floats base = normals(classes * channels);
+    Floats onto = base;
+    std::vector<uint16_t> half(base.size());
+    const auto to_half = [](float x) {
+      uint32_t bits;
+      std::memcpy(&bits, &x, 4);
+      return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    };
+    const auto from_half = [](uint16_t x) {
+      const uint32_t bits = uint32_t{x} << 16;
+      float y;
+      std::memcpy(&y, &bits, 4);
+      return y;
+    };
+    for (size_t i = 0; i < base.size(); i++) half[i] = to_half(base[i]);
+    const std::vector<uint16_t> half_base = half;
+    embedding_grad({rows, channels, classes, dy.data(), ids.data(), onto.data(), onto.data()});
+    embedding_grad({rows, channels, classes, dy.data(), ids.data(), half.data(), half.data(), DType::bf16});
+    bool exact = true, half_exact = true;
+    for (size_t i = 0; i < base.size(); i++) {
+      exact = exact && onto[i] == base[i] + dtable[i];
+      half_exact = half_exact && half[i] == to_half(from_half(half_base[i]) + dtable[i]);
+    }
+    CHECK(exact);
+    CHECK(half_exact);
   }
 }
 
@@ -372,7 +398,7 @@ TEST("AdamW takes its decoupled step on every tensor, and the norm is that of al
     CHECK_CLOSE(m[t], wm, 1e-6);
     CHECK_CLOSE(v[t], wv, 1e-6);
   }
-  std::vector<const float*> gradients;
+  std::vector<const void*> gradients;
   for (const Floats& x : g) gradients.push_back(x.data());
   Floats norm = {0};
   on_any_threads([&] { global_norm({gradients.data(), sizes.data(), static_cast<int64_t>(sizes.size()), norm.data()}); }, {&norm});

@@ -1,8 +1,11 @@
 import type { Attributes, Aval, Graph } from "../tensor/graph.ts";
+import { placeFills } from "./passes/fill.ts";
 import { fuseElementwise } from "./passes/fuse.ts";
-import { mergeLossAndGradient } from "./passes/merge.ts";
+import { accumulateEmbeddings, mergeLossAndGradient } from "./passes/merge.ts";
+import { narrowToBfloat16 } from "./passes/narrow.ts";
 import { fusePacked } from "./passes/packed.ts";
 import { plan } from "./passes/plan.ts";
+import { type RecomputeOptions, recompute } from "./passes/recompute.ts";
 import { simplify } from "./passes/simplify.ts";
 import type { Backend, Program } from "./program.ts";
 
@@ -12,9 +15,16 @@ export interface LowerOptions {
   readonly matmul: "f32" | "bf16";
   /** Off: no pass but decomposition and the memory plan. For tests. */
   readonly optimize?: boolean;
+  /**
+   * What is kept as bf16 where products are in bf16: nothing; what changes no bit; or also what the backward pass and the optimizer read
+   * (default).
+   */
+  readonly bfloat16?: "none" | "exact" | "held";
+  /** What is computed again instead of kept; false: nothing. */
+  readonly recompute?: RecomputeOptions | false;
 }
 
-export type Capabilities = Pick<Backend, "supports">;
+export type Capabilities = Pick<Backend, "supports" | "prefersBfloat16">;
 
 /** Graph to optimised graph: what `explain` shows and `plan` gives memory to. */
 export function optimize(graph: Graph, backend: Capabilities, options: LowerOptions): Graph {
@@ -29,7 +39,13 @@ export function optimize(graph: Graph, backend: Capabilities, options: LowerOpti
   if (!on) return g;
   if (backend.supports("linear_cross_entropy_value_and_grad", {}, ["f32"])) g = mergeLossAndGradient(g);
   if (backend.supports("quantized_linear", {}, ["f32"])) g = fusePacked(g);
+  if (backend.supports("embedding_grad", {}, ["f32", "i32", "f32"])) g = accumulateEmbeddings(g);
+  const { bfloat16 = "held" } = options;
+  if (options.matmul === "bf16" && backend.prefersBfloat16 && bfloat16 !== "none")
+    g = narrowToBfloat16(g, { held: bfloat16 === "held", gradients: bfloat16 === "held" });
+  if (options.recompute !== false) g = recompute(g, options.recompute);
   if (backend.supports("fused_elementwise", {}, ["f32"])) g = fuseElementwise(g);
+  if (backend.supports("constant", {}, [])) g = placeFills(g);
   return g;
 }
 
@@ -38,6 +54,7 @@ export function lower(graph: Graph, backend: Capabilities, options: LowerOptions
   return plan(optimize(graph, backend, options), {
     donated: options.donated ?? graph.inputs.map(() => false),
     matmul: options.matmul,
+    fills: (options.optimize ?? true) && backend.supports("constant", {}, []),
     body: (inner) => lower(inner, backend, { ...options, donated: inner.inputs.map(() => false) }),
   });
 }

@@ -3,7 +3,7 @@ import { Graph } from "../tensor/graph.ts";
 import { type Compiled, type CompileOptions, installRuntime, type Runtime, type Storage } from "../tensor/runtime.ts";
 import { size } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { lower } from "./compile.ts";
+import { type LowerOptions, lower } from "./compile.ts";
 import type { Backend, BackendBuffer, Executable, Program } from "./program.ts";
 
 class BufferStorage implements Storage {
@@ -28,21 +28,20 @@ class BufferStorage implements Storage {
   }
 }
 
-export interface RuntimeOptions {
-  /** Off: programs are run as traced, but for decompositions. For tests. */
-  readonly optimize?: boolean;
-}
+/** Off in tests that compare: see `LowerOptions`. */
+export type RuntimeOptions = Pick<LowerOptions, "optimize" | "bfloat16" | "recompute">;
 
 /** How many one-op programs eager use keeps compiled. */
 const EAGER_PROGRAMS = 512;
+/** Bytes of constants that one of them may hold. */
+const EAGER_CONSTANTS = 1 << 16;
 
 export function createRuntime(backend: Backend, options: RuntimeOptions = {}): Runtime {
   const eagerCache = new Map<string, Ready>();
-  const optimize = options.optimize ?? true;
 
   const ready = (graph: Graph, { donated, precision = "f32", name }: CompileOptions): Ready => {
     const matmul = precision === "bf16" || (precision === "auto" && backend.prefersBfloat16) ? "bf16" : "f32";
-    const lowered = lower(graph, backend, { matmul, optimize, ...(donated ? { donated } : {}) });
+    const lowered = lower(graph, backend, { ...options, matmul, ...(donated ? { donated } : {}) });
     const program = name === undefined ? lowered : { ...lowered, name };
     return new Ready(backend, program, backend.compile(program), donated ?? []);
   };
@@ -63,7 +62,7 @@ export function createRuntime(backend: Backend, options: RuntimeOptions = {}): R
         const values = inputs.map((t) => graph.input(t));
         graph.outputs = graph.add(op, values, attributes, outputs, { bodies: extra.bodies, data: extra.data }).outputs;
         program = ready(graph, {});
-        if (cacheable) {
+        if (cacheable && program.small) {
           eagerCache.set(key, program);
           if (eagerCache.size > EAGER_PROGRAMS) {
             const [oldest, old] = eagerCache.entries().next().value!;
@@ -73,7 +72,7 @@ export function createRuntime(backend: Backend, options: RuntimeOptions = {}): R
         }
       }
       const result = program.run(inputs);
-      if (!cacheable) program.release();
+      if (!(cacheable && program.small)) program.release();
       return result;
     },
   };
@@ -90,6 +89,11 @@ class Ready implements Compiled {
     this.program = program;
     this.#executable = executable;
     this.#donated = donated;
+  }
+
+  /** Whether it may be kept for good: large constants may not. */
+  get small(): boolean {
+    return this.program.constants.reduce((n, c) => n + c.byteLength, 0) <= EAGER_CONSTANTS;
   }
 
   run(inputs: readonly Tensor[]): Tensor[] {

@@ -127,6 +127,7 @@ async function runFused(backend: NativeBackend, f: Build, inputs: readonly Plain
   const program = plan(graph, {
     donated: graph.inputs.map(() => false),
     matmul: "f32",
+    fills: false,
     body: () => {
       throw new Error("no loops here");
     },

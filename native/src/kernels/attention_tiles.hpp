@@ -119,7 +119,7 @@ HOWDAH_INLINE void strip_product(int rows, int64_t columns, const float* a, int6
   }
 }
 
-// ---- Packing: `from` is f32, `rows` rows of `width` at `stride`; results are words of the form, padding is zeros ----
+// ---- Packing: `from` is f32 or bf16, `rows` rows of `width` at `stride`; results are words of the form, padding is zeros ----
 
 /** The vector of words (low, high), each number rounded to bf16. */
 HOWDAH_INLINE vf pair_words(vf low, vf high) {
@@ -132,14 +132,28 @@ HOWDAH_INLINE vf pair_words(vf low, vf high) {
 #endif
 }
 
+/** f(the elements of `x` from (b, time, head) on, f32 or bf16) */
+template <class F>
+HOWDAH_INLINE void with_elements(const HeadTensor& x, int64_t b, int64_t time, int64_t head, F&& f) {
+  const int64_t at = b * x.batch + time * x.time + head * x.head;
+  if (x.bf16) f(reinterpret_cast<const bf16_t*>(x.data) + at);
+  else f(static_cast<const float*>(x.data) + at);
+}
+
+/** At most W elements from p on, zeros beyond. */
+template <class T>
+HOWDAH_INLINE vf load_some(const T* p, int64_t n) {
+  return n >= W ? load_lanes(p, Full{}) : load_lanes(p, static_cast<int>(std::max<int64_t>(n, 0)));
+}
+
 /** Rows with the depth along the row: (rows, pad(width) / per_word) words, times `factor`. */
-template <bool Half>
-void pack_rows(const float* from, int64_t stride, int64_t rows, int64_t width, float factor, float* to) {
+template <bool Half, class T>
+void pack_rows(const T* from, int64_t stride, int64_t rows, int64_t width, float factor, float* to) {
   const int64_t padded = pad(width);
   const vf f = splat(factor);
   for (int64_t r = 0; r < rows; r++) {
     for (int64_t i = 0; i < padded; i += W) {
-      const vf x = (width - i >= W ? load(from + i) : load_n(from + i, width - i)) * f;
+      const vf x = load_some(from + i, width - i) * f;
       if constexpr (Half) store_bf16(reinterpret_cast<bf16_t*>(to) + i, x);
       else store(to + i, x);
     }
@@ -149,16 +163,16 @@ void pack_rows(const float* from, int64_t stride, int64_t rows, int64_t width, f
 }
 
 /** Rows with the depth across rows: (depth(rows), pad(width)) words, times `factor`. */
-template <bool Half>
-void pack_across(const float* from, int64_t stride, int64_t rows, int64_t width, float factor, float* to) {
+template <bool Half, class T>
+void pack_across(const T* from, int64_t stride, int64_t rows, int64_t width, float factor, float* to) {
   if constexpr (!Half) {
     pack_rows<false>(from, stride, rows, width, factor, to);
   } else {
     const vf f = splat(factor);
     for (int64_t r = 0; r < rows; r += 2) {
-      const float* x = from + r * stride;
+      const T* x = from + r * stride;
       for (int64_t i = 0; i < pad(width); i += W) {
-        const vf low = load_n(x + i, width - i), high = r + 1 < rows ? load_n(x + stride + i, width - i) : zero();
+        const vf low = load_some(x + i, width - i), high = r + 1 < rows ? load_some(x + stride + i, width - i) : zero();
         store(to + i, pair_words(low * f, high * f));
       }
       to += pad(width);
@@ -193,12 +207,12 @@ inline void transpose_words(const float* from, int64_t stride, int64_t rows, int
   }
 }
 
-/** Columns with the depth along the row of `from`: (depth(width), ld) words. `spare` holds rows * pad(width) / 2 words when Half. */
-template <bool Half>
-void pack_columns(const float* from, int64_t stride, int64_t rows, int64_t width, float* to, int64_t ld, float* spare) {
-  if constexpr (Half) {
-    pack_rows<true>(from, stride, rows, width, 1, spare);
-    transpose_words(spare, pad(width) / 2, rows, Form<true>::depth(width), to, ld);
+/** Columns with the depth along the row of `from`: (depth(width), ld) words. `spare` holds rows * pad(width) words. */
+template <bool Half, class T>
+void pack_columns(const T* from, int64_t stride, int64_t rows, int64_t width, float* to, int64_t ld, float* spare) {
+  if constexpr (Half || !std::is_same_v<T, float>) {
+    pack_rows<Half>(from, stride, rows, width, 1, spare);
+    transpose_words(spare, pad(width) / Form<Half>::per_word, rows, Form<Half>::depth(width), to, ld);
   } else {
     transpose_words(from, stride, rows, width, to, ld);
   }

@@ -106,7 +106,7 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1
   }
   std::fill_n(rows.sum, count * W, 0.0f);
   std::fill_n(w.out, count * value_width, 0.0f);
-  pack_rows<Half>(a.q.data + b * a.q.batch + q0 * a.q.time + h * a.q.head, a.q.time, count, a.width, a.scale, w.q);
+  with_elements(a.q, b, q0, h, [&](auto* q) { pack_rows<Half>(q, a.q.time, count, a.width, a.scale, w.q); });
   const bool drops = a.dropout_key && a.dropout > 0;
   for (int64_t block = from / kKeys; block * kKeys < to; block++) {
     const int64_t key0 = block * kKeys;
@@ -151,9 +151,13 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1
     const bool seen = rows.top[i] != kMinusInf;
     if (a.lse) a.lse[(b * a.heads + h) * a.queries + q0 + i] = seen ? rows.top[i] + std::log(sum) : kMinusInf;
     const vf factor = splat(seen ? 1.0f / sum : 0.0f);
-    float* to_row = a.out.data + b * a.out.batch + (q0 + i) * a.out.time + h * a.out.head;
+    const int64_t at = b * a.out.batch + (q0 + i) * a.out.time + h * a.out.head;
     const float* out = w.out + i * value_width;
-    for_vectors(a.value_width, [&](int64_t c, auto lanes, auto) { store_lanes(to_row + c, load(out + c) * factor, lanes); });
+    const auto write = [&](auto* to_row) {
+      for_vectors(a.value_width, [&](int64_t c, auto lanes, auto) { store_lanes(to_row + c, load(out + c) * factor, lanes); });
+    };
+    if (a.out.bf16) write(reinterpret_cast<bf16_t*>(a.out.data) + at);
+    else write(a.out.data + at);
   }
 }
 
@@ -183,8 +187,8 @@ void attend_group(const AttentionArgs& a, int64_t b, int64_t g, int64_t q0, int6
   w.packed.data = w.spare + kKeys * width;
   for (int64_t block = 0; block < blocks; block++) {
     const int64_t key0 = (first_block + block) * kKeys, n = std::min(kKeys, a.keys - key0);
-    pack_columns<Half>(a.k.data + b * a.k.batch + key0 * a.k.time + g * a.k.head, a.k.time, n, a.width, w.packed.keys(block), kKeys, w.spare);
-    pack_across<Half>(a.v.data + b * a.v.batch + key0 * a.v.time + g * a.v.head, a.v.time, n, a.value_width, 1, w.packed.values(block));
+    with_elements(a.k, b, key0, g, [&](auto* k) { pack_columns<Half>(k, a.k.time, n, a.width, w.packed.keys(block), kKeys, w.spare); });
+    with_elements(a.v, b, key0, g, [&](auto* v) { pack_across<Half>(v, a.v.time, n, a.value_width, 1, w.packed.values(block)); });
   }
   const int64_t per_group = a.heads / a.groups;
   for (int64_t h = g * per_group; h < (g + 1) * per_group; h++) {

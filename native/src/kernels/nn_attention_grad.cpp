@@ -211,21 +211,21 @@ void grad_head(const AttentionGradArgs& args, const Part& part, int64_t b, int64
   const int64_t g = h / (a.heads / a.groups), n = part.q1 - part.q0;
   const int64_t width = pad(a.width), value_width = pad(a.value_width);
   const Workspace w = carve<Half>(a, part);
-  const float* q = a.q.data + b * a.q.batch + part.q0 * a.q.time + h * a.q.head;
   const float* dout = args.dout.data + b * args.dout.batch + part.q0 * args.dout.time + h * args.dout.head;
-  pack_rows<Half>(q, a.q.time, n, a.width, a.scale, w.q_rows);
+  with_elements(a.q, b, part.q0, h, [&](auto* q) {
+    pack_rows<Half>(q, a.q.time, n, a.width, a.scale, w.q_rows);
+    if constexpr (Half) pack_across<Half>(q, a.q.time, n, a.width, a.scale, w.q_across);
+  });
   pack_rows<Half>(dout, args.dout.time, n, a.value_width, 1, w.dout_rows);
-  if constexpr (Half) {
-    pack_across<Half>(q, a.q.time, n, a.width, a.scale, w.q_across);
-    pack_across<Half>(dout, args.dout.time, n, a.value_width, 1, w.dout_across);
-  }
+  if constexpr (Half) pack_across<Half>(dout, args.dout.time, n, a.value_width, 1, w.dout_across);
   int64_t from = a.keys, to = 0;
   for (int64_t i = 0; i < n; i++) {
     const int64_t query = part.q0 + i;
-    const float* out = a.out.data + b * a.out.batch + query * a.out.time + h * a.out.head;
     Chains sum = chains(0);
-    for_vectors(a.value_width, [&](int64_t c, auto lanes, auto j) {
-      sum.lane[j] = fma(load_lanes(out + c, lanes), load_lanes(dout + i * args.dout.time + c, lanes), sum.lane[j]);
+    with_elements(a.out, b, query, h, [&](auto* out) {
+      for_vectors(a.value_width, [&](int64_t c, auto lanes, auto j) {
+        sum.lane[j] = fma(load_lanes(out + c, lanes), load_lanes(dout + i * args.dout.time + c, lanes), sum.lane[j]);
+      });
     });
     w.delta[i] = total(sum);
     w.lse[i] = a.lse[(b * a.heads + h) * a.queries + query];
@@ -244,11 +244,11 @@ void grad_head(const AttentionGradArgs& args, const Part& part, int64_t b, int64
       std::fill_n(w.dv, keys * value_width, 0.0f);
     }
     if (seen) {
-      const float* k = a.k.data + b * a.k.batch + key0 * a.k.time + g * a.k.head;
-      const float* v = a.v.data + b * a.v.batch + key0 * a.v.time + g * a.v.head;
-      pack_columns<Half>(k, a.k.time, keys, a.width, w.key_columns, kKeys, w.spare);
-      pack_columns<Half>(v, a.v.time, keys, a.value_width, w.value_columns, kKeys, w.spare);
-      if (part.queries) pack_across<Half>(k, a.k.time, keys, a.width, 1, w.keys_across);
+      with_elements(a.k, b, key0, g, [&](auto* k) {
+        pack_columns<Half>(k, a.k.time, keys, a.width, w.key_columns, kKeys, w.spare);
+        if (part.queries) pack_across<Half>(k, a.k.time, keys, a.width, 1, w.keys_across);
+      });
+      with_elements(a.v, b, key0, g, [&](auto* v) { pack_columns<Half>(v, a.v.time, keys, a.value_width, w.value_columns, kKeys, w.spare); });
       for (int64_t t = 0; t < n; t += kQueries) grad_tile<Half>(a, part, w, b, h, t, std::min(n, t + kQueries), key0, keys);
     }
     if (part.keys) {

@@ -42,6 +42,10 @@ HOWDAH_INLINE vf load_lanes(const float* p, Full) { return load(p); }
 HOWDAH_INLINE vf load_lanes(const float* p, int n) { return load_n(p, n); }
 HOWDAH_INLINE void store_lanes(float* p, vf x, Full) { store(p, x); }
 HOWDAH_INLINE void store_lanes(float* p, vf x, int n) { store_n(p, x, n); }
+HOWDAH_INLINE vf load_lanes(const bf16_t* p, Full) { return load_bf16(p); }
+HOWDAH_INLINE vf load_lanes(const bf16_t* p, int n) { return load_bf16_n(p, n); }
+HOWDAH_INLINE void store_lanes(bf16_t* p, vf x, Full) { store_bf16(p, x); }
+HOWDAH_INLINE void store_lanes(bf16_t* p, vf x, int n) { store_bf16_n(p, x, n); }
 /** x, and `other` in the lanes beyond those in use. */
 HOWDAH_INLINE vf only_lanes(vf x, vf, Full) { return x; }
 HOWDAH_INLINE vf only_lanes(vf x, vf other, int n) { return select(first_n(n), x, other); }

@@ -19,14 +19,13 @@ void sum_blocks(const float* partial, int64_t blocks, int64_t stride, int64_t co
   });
 }
 
-} // namespace
-
-void layer_norm(const LayerNormArgs& a) {
+template <class Y>
+void layer_norm_to(const LayerNormArgs& a) {
   const int64_t n = a.columns;
   parallel_rows(a.rows, n, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; r++) {
       const float* x = a.x + r * n;
-      float* y = a.y + r * n;
+      Y* y = static_cast<Y*>(a.y) + r * n;
       Chains sum = chains(0);
       for_vectors(n, [&](int64_t i, auto lanes, auto j) { sum.lane[j] = sum.lane[j] + load_lanes(x + i, lanes); });
       const float mean = total(sum) / static_cast<float>(n);
@@ -48,6 +47,37 @@ void layer_norm(const LayerNormArgs& a) {
       if (a.rstd) a.rstd[r] = rstd;
     }
   });
+}
+
+template <class Y>
+void rms_norm_to(const RmsNormArgs& a) {
+  const int64_t n = a.columns;
+  parallel_rows(a.rows, n, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; r++) {
+      const float* x = a.x + r * n;
+      Y* y = static_cast<Y*>(a.y) + r * n;
+      Chains squares = chains(0);
+      for_vectors(n, [&](int64_t i, auto lanes, auto j) {
+        const vf v = load_lanes(x + i, lanes);
+        squares.lane[j] = fma(v, v, squares.lane[j]);
+      });
+      const float rstd = 1.0f / std::sqrt(total(squares) / static_cast<float>(n) + a.epsilon);
+      const vf factor = splat(rstd);
+      for_vectors(n, [&](int64_t i, auto lanes, auto) {
+        vf z = load_lanes(x + i, lanes) * factor;
+        if (a.scale) z = z * load_lanes(a.scale + i, lanes);
+        store_lanes(y + i, z, lanes);
+      });
+      if (a.rstd) a.rstd[r] = rstd;
+    }
+  });
+}
+
+} // namespace
+
+void layer_norm(const LayerNormArgs& a) {
+  if (a.y_type == DType::bf16) return layer_norm_to<bf16_t>(a);
+  layer_norm_to<float>(a);
 }
 
 void layer_norm_grad(const LayerNormGradArgs& a) {
@@ -91,26 +121,8 @@ void layer_norm_grad(const LayerNormGradArgs& a) {
 }
 
 void rms_norm(const RmsNormArgs& a) {
-  const int64_t n = a.columns;
-  parallel_rows(a.rows, n, [&](int64_t first, int64_t last) {
-    for (int64_t r = first; r < last; r++) {
-      const float* x = a.x + r * n;
-      float* y = a.y + r * n;
-      Chains squares = chains(0);
-      for_vectors(n, [&](int64_t i, auto lanes, auto j) {
-        const vf v = load_lanes(x + i, lanes);
-        squares.lane[j] = fma(v, v, squares.lane[j]);
-      });
-      const float rstd = 1.0f / std::sqrt(total(squares) / static_cast<float>(n) + a.epsilon);
-      const vf factor = splat(rstd);
-      for_vectors(n, [&](int64_t i, auto lanes, auto) {
-        vf z = load_lanes(x + i, lanes) * factor;
-        if (a.scale) z = z * load_lanes(a.scale + i, lanes);
-        store_lanes(y + i, z, lanes);
-      });
-      if (a.rstd) a.rstd[r] = rstd;
-    }
-  });
+  if (a.y_type == DType::bf16) return rms_norm_to<bf16_t>(a);
+  rms_norm_to<float>(a);
 }
 
 void rms_norm_grad(const RmsNormGradArgs& a) {

@@ -39,7 +39,6 @@ void adamw(const AdamWArgs& a) {
     const float* p = t.p + start;
     const float* m = t.m + start;
     const float* v = t.v + start;
-    const float* g = t.g + start;
     float* p_out = (t.p_out ? t.p_out : t.p) + start;
     float* m_out = (t.m_out ? t.m_out : t.m) + start;
     float* v_out = (t.v_out ? t.v_out : t.v) + start;
@@ -49,16 +48,20 @@ void adamw(const AdamWArgs& a) {
     const vf step = splat(a.learning_rate / a.correction1), root = splat(1.0f / std::sqrt(a.correction2));
     const vf epsilon = splat(static_cast<float>(a.epsilon));
     const vf decay = splat(t.decay ? static_cast<float>(a.learning_rate * a.weight_decay) : 0.0f);
-    for_vectors(n, [&](int64_t i, auto lanes, auto) {
-      const vf gradient = load_lanes(g + i, lanes) * clip;
-      const vf first = fma(b1, load_lanes(m + i, lanes), one_less_b1 * gradient);
-      const vf second = fma(b2, load_lanes(v + i, lanes), one_less_b2 * gradient * gradient);
-      const vf change = step * first / fma(sqrt(second), root, epsilon);
-      store_lanes(m_out + i, first, lanes);
-      store_lanes(v_out + i, second, lanes);
-      const vf weight = load_lanes(p + i, lanes);
-      store_lanes(p_out + i, fnma(weight, decay, weight) - change, lanes);
-    });
+    const auto update = [&](auto* g) {
+      for_vectors(n, [&](int64_t i, auto lanes, auto) {
+        const vf gradient = load_lanes(g + i, lanes) * clip;
+        const vf first = fma(b1, load_lanes(m + i, lanes), one_less_b1 * gradient);
+        const vf second = fma(b2, load_lanes(v + i, lanes), one_less_b2 * gradient * gradient);
+        const vf change = step * first / fma(sqrt(second), root, epsilon);
+        store_lanes(m_out + i, first, lanes);
+        store_lanes(v_out + i, second, lanes);
+        const vf weight = load_lanes(p + i, lanes);
+        store_lanes(p_out + i, fnma(weight, decay, weight) - change, lanes);
+      });
+    };
+    if (t.g_type == DType::bf16) update(static_cast<const bf16_t*>(t.g) + start);
+    else update(static_cast<const float*>(t.g) + start);
   });
 }
 
@@ -68,12 +71,15 @@ void global_norm(const GlobalNormArgs& a) {
   parallel_for(pieces.count(), [&](int64_t piece, int) {
     int64_t start;
     const int64_t t = pieces.tensor(piece, start);
-    const float* x = a.tensors[t] + start;
     vd sum[4] = {};
-    for_vectors(std::min(kTaskSize, a.sizes[t] - start), [&](int64_t i, auto lanes, auto j) {
-      const vd wide = __builtin_convertvector(load_lanes(x + i, lanes), vd);
-      sum[j] += wide * wide;
-    });
+    const auto add = [&](auto* x) {
+      for_vectors(std::min(kTaskSize, a.sizes[t] - start), [&](int64_t i, auto lanes, auto j) {
+        const vd wide = __builtin_convertvector(load_lanes(x + i, lanes), vd);
+        sum[j] += wide * wide;
+      });
+    };
+    if (a.types && a.types[t] == DType::bf16) add(static_cast<const bf16_t*>(a.tensors[t]) + start);
+    else add(static_cast<const float*>(a.tensors[t]) + start);
     const vd all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     double result = 0;
     for (int i = 0; i < W; i++) result += all[i];

@@ -10,6 +10,22 @@ const list = (a: unknown): readonly number[] => a as readonly number[];
 /** What one node of a region may hold at most: keeps a region's registers in the first-level cache. */
 const MAX_NODES = 64;
 const MAX_INPUTS = 12;
+/**
+ * Regions with this many products between them are not joined: the later one's results would be made early and held (a value of the backward
+ * pass in the forward pass), which costs more than reading its operand again.
+ */
+const FAR_PRODUCTS = 2;
+const products: ReadonlySet<string> = new Set([
+  "dot_general",
+  "convolution",
+  "attention",
+  "attention_grad",
+  "linear_cross_entropy",
+  "linear_cross_entropy_grad",
+  "linear_cross_entropy_value_and_grad",
+  "scan",
+  "while",
+]);
 
 /**
  * A region of element-wise ops run as one: `strides` gives each input's steps over the region's `shape` (0 where it is
@@ -59,9 +75,18 @@ const dtypes: ReadonlySet<DType> = new Set(["f32", "bf16", "f16", "i32", "u8", "
  */
 export function fuseElementwise(graph: Graph): Graph {
   const index = new Map<Node, number>();
+  /** How many products stand before each position. */
+  const before: number[] = [];
+  let count = 0;
   graph.nodes.forEach((n, i) => {
     index.set(n, i);
+    before.push(count);
+    if (products.has(n.op.name)) count++;
   });
+  const far = (a: Region, b: Region): boolean => {
+    const [early, late] = a.first < b.first ? [a, b] : [b, a];
+    return before[late.first]! - before[early.last]! >= FAR_PRODUCTS;
+  };
   const regionOf = new Map<Node, Region>();
   const root = (r: Region): Region => (r.into ? root(r.into) : r);
   const region = (n: Node): Region | undefined => {
@@ -96,41 +121,37 @@ export function fuseElementwise(graph: Graph): Graph {
     });
   };
 
+  const join = (target: Region, mine: Region): boolean => {
+    if (target === mine || !sameShape(target.shape, mine.shape) || far(target, mine)) return false;
+    if (target.nodes.length + mine.nodes.length > MAX_NODES) return false;
+    if (externalInputs([...target.nodes, ...mine.nodes]).size > MAX_INPUTS) return false;
+    // Both ways: what else feeds this side must not come from the target, and what feeds the target must not come from this side.
+    const inputs = (r: Region) => r.nodes.flatMap((n) => n.inputs);
+    if (!canJoin(inputs(mine), target, [mine]) || !canJoin(inputs(target), mine, [target])) return false;
+    mine.into = target;
+    target.nodes.push(...mine.nodes);
+    target.nodes.sort((a, b) => index.get(a)! - index.get(b)!);
+    target.first = Math.min(target.first, mine.first);
+    target.last = Math.max(target.last, mine.last);
+    return true;
+  };
+
   for (const node of graph.nodes) {
     if (!fusable(node)) continue;
-    const shape = node.outputs[0]!.shape;
     const at = index.get(node)!;
-    const own: Region = { shape, nodes: [node], first: at, last: at };
+    const own: Region = { shape: node.outputs[0]!.shape, nodes: [node], first: at, last: at };
     regionOf.set(node, own);
     for (const v of node.inputs) {
-      const producer = v.node;
-      const target = producer && region(producer);
-      if (!target || target === root(own) || !sameShape(target.shape, shape)) continue;
-      const mine = root(own);
-      if (target.nodes.length + mine.nodes.length > MAX_NODES) continue;
-      if (externalInputs([...target.nodes, ...mine.nodes]).size > MAX_INPUTS) continue;
-      // Both ways: what else feeds this side must not come from the target, and what feeds the target must not come from this side.
-      const mineInputs = mine.nodes.flatMap((n) => n.inputs);
-      if (
-        !canJoin(mineInputs, target, [mine]) ||
-        !canJoin(
-          target.nodes.flatMap((n) => n.inputs),
-          mine,
-          [target],
-        )
-      )
-        continue;
-      mine.into = target;
-      target.nodes.push(...mine.nodes);
-      target.nodes.sort((a, b) => index.get(a)! - index.get(b)!);
-      target.first = Math.min(target.first, mine.first);
-      target.last = Math.max(target.last, mine.last);
+      const target = v.node && region(v.node);
+      if (target) join(target, root(own));
     }
   }
-  const readers = new Map<Value, Region[]>();
-  for (const r of new Set([...regionOf.values()].map(root)))
-    for (const v of new Set(r.nodes.flatMap((n) => n.inputs)))
-      if (inMemory(v) && sameShape(v.shape, r.shape)) readers.set(v, [...(readers.get(v) ?? []), r]);
+  // Regions close to each other that read the same value become one that reads it once.
+  for (const all of readersOf(regionOf, root).values())
+    all.forEach((r, i) => {
+      for (const other of all.slice(i + 1)) join(root(r), root(other));
+    });
+  const readers = readersOf(regionOf, root);
   for (const node of graph.nodes) {
     const span = foldable(node);
     if (!span) continue;
@@ -159,6 +180,21 @@ export function fuseElementwise(graph: Graph): Graph {
     }
   }
   return rebuild(graph, region, index);
+}
+
+/** Regions by the values of their whole shape that they read from memory. */
+function readersOf(regionOf: ReadonlyMap<Node, Region>, root: (r: Region) => Region): Map<Value, Region[]> {
+  const readers = new Map<Value, Region[]>();
+  for (const r of new Set([...regionOf.values()].map(root))) {
+    const inside = new Set(r.nodes);
+    for (const v of new Set(r.nodes.flatMap((n) => n.inputs))) {
+      if (!inMemory(v) || !sameShape(v.shape, r.shape) || (v.node && inside.has(v.node))) continue;
+      const known = readers.get(v);
+      if (known) known.push(r);
+      else readers.set(v, [r]);
+    }
+  }
+  return readers;
 }
 
 /** Over which axes a region could fold what this reduction folds. */

@@ -1,5 +1,5 @@
 import { Graph, type Node, type Value } from "../../tensor/graph.ts";
-import { linearCrossEntropyValueAndGradOp } from "../../tensor/ops/nn.ts";
+import { embeddingGradOp, linearCrossEntropyValueAndGradOp } from "../../tensor/ops/nn.ts";
 import { dropDead } from "./simplify.ts";
 
 /**
@@ -69,4 +69,44 @@ function dependsOn(value: Value, node: Node): boolean {
     return n.inputs.some(go);
   };
   return go(value);
+}
+
+/**
+ * The sum of an embedding's gradient and something else, such as the gradient of a head that shares the table, becomes one node that adds the
+ * rows onto the other term in place: no second table of mostly zeros.
+ */
+export function accumulateEmbeddings(graph: Graph): Graph {
+  const uses = new Map<Value, number>();
+  for (const v of [...graph.nodes.flatMap((n) => n.inputs), ...graph.outputs]) uses.set(v, (uses.get(v) ?? 0) + 1);
+  const alone = (v: Value): Node | undefined =>
+    v.node?.op === embeddingGradOp && v.node.inputs.length === 2 && uses.get(v) === 1 ? v.node : undefined;
+  const sums = new Map<Node, { rows: Node; base: Value }>();
+  for (const node of graph.nodes) {
+    if (node.op.name !== "add") continue;
+    const [a, b] = node.inputs as [Value, Value];
+    const [rows, base] = alone(b) ? [alone(b)!, a] : [alone(a), b];
+    if (rows && base.node?.op !== embeddingGradOp) sums.set(node, { rows, base });
+  }
+  if (sums.size === 0) return graph;
+  const out = new Graph();
+  const map = new Map<Value, Value>();
+  for (const v of graph.inputs) map.set(v, out.input(v));
+  for (const node of graph.nodes) {
+    const sum = sums.get(node);
+    const { op, inputs, attributes } = sum
+      ? { ...sum.rows, inputs: [...sum.rows.inputs, sum.base] }
+      : { op: node.op, inputs: node.inputs, attributes: node.attributes };
+    const fresh = out.add(
+      op,
+      inputs.map((v) => map.get(v)!),
+      attributes,
+      node.outputs.map((v) => ({ dtype: v.dtype, shape: v.shape })),
+      { bodies: node.bodies, data: node.data, scope: node.scope, region: node.region },
+    );
+    node.outputs.forEach((v, i) => {
+      map.set(v, fresh.outputs[i]!);
+    });
+  }
+  out.outputs = graph.outputs.map((v) => map.get(v)!);
+  return dropDead(out);
 }

@@ -2,6 +2,7 @@ import { bytesPerElement, type HostArray, hostArray, toBfloat16, toFloat16 } fro
 import type { Aval, Graph, Node, Value } from "../../tensor/graph.ts";
 import { size } from "../../tensor/shape.ts";
 import type { Instruction, Program, ProgramValue, Storage } from "../program.ts";
+import { isFill } from "./fill.ts";
 
 const ALIGN = 64;
 const bytes = (v: Aval): number => Math.max(size(v.shape), 1) * bytesPerElement(v.dtype);
@@ -9,6 +10,8 @@ const bytes = (v: Aval): number => Math.max(size(v.shape), 1) * bytesPerElement(
 export interface PlanOptions {
   readonly donated: readonly boolean[];
   readonly matmul: "f32" | "bf16";
+  /** Whether the backend has an instruction that writes one repeated number. */
+  readonly fills: boolean;
   /** Compiles the body of a loop. */
   readonly body: (graph: Graph) => Program;
 }
@@ -26,7 +29,8 @@ interface Block {
  * time do not overlap. Reshapes are views; ops that can work in place do so when their operand dies; donated inputs become outputs that way.
  */
 export function plan(graph: Graph, options: PlanOptions): Program {
-  const nodes = graph.nodes.filter((n) => n.op.name !== "constant" && n.op.name !== "reshape");
+  const filled = (n: Node) => options.fills && isFill(n);
+  const nodes = graph.nodes.filter((n) => (n.op.name !== "constant" || filled(n)) && n.op.name !== "reshape");
   const lastUse = lastUses(graph, nodes);
   const blocks = new Map<Value, Block>();
   const constants: HostArray[] = [];

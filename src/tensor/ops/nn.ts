@@ -371,13 +371,15 @@ export function rotary(x: Tensor, cosine: Tensor, sine: Tensor, options: { inter
 
 // Embedding -------------------------------------------------------------------------------------------------------------
 
-/** Sums of rows by index: the gradient of an embedding. */
-const embeddingGradOp = defineOp({
+/** Sums of rows by index: the gradient of an embedding; added onto a third operand if there is one (a tied head's gradient). */
+export const embeddingGradOp = defineOp({
   name: "embedding_grad",
+  inPlace: (inputs) => (inputs > 2 ? [[0, 2]] : []),
   infer: ([dy], { classes }) => [{ dtype: dy!.dtype, shape: [classes as number, dy!.shape[dy!.shape.length - 1]!] }],
-  decompose: ([dy, ids], { classes }) => {
+  decompose: ([dy, ids, base], { classes }) => {
     const width = dy!.shape[dy!.rank - 1]!;
-    return [vjpOf([zeros([classes as number, width], dy!.dtype)], (table) => [take(table, ids!)], [dy])[0]!];
+    const sums = vjpOf([zeros([classes as number, width], dy!.dtype)], (table) => [take(table, ids!)], [dy])[0]!;
+    return [base ? base.add(sums) : sums];
   },
   cases: [
     {
@@ -387,6 +389,15 @@ const embeddingGradOp = defineOp({
       ],
       attributes: { classes: 3 },
       outputs: [[3, 4, 6, 8, 0, 0]],
+    },
+    {
+      inputs: [
+        { shape: [3, 2], values: [1, 2, 3, 4, 5, 6] },
+        { shape: [3], values: [1, 0, 1], dtype: "i32" },
+        { shape: [3, 2], values: [1, 1, 2, 2, 3, 3] },
+      ],
+      attributes: { classes: 3 },
+      outputs: [[4, 5, 8, 10, 3, 3]],
     },
   ],
 });
