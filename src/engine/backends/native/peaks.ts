@@ -18,8 +18,14 @@ export interface Peaks {
 export async function measurePeaks(seconds = 0.1): Promise<Peaks> {
   const addon = loadAddon();
   if ("missing" in addon) throw new BackendError(addon.missing);
-  const rate = async (kind: "f32" | "bf16" | "read") =>
-    (await addon.probe(kind, seconds, new Float64Array(1)))[0]! / 1e9;
-  const [f32, bf16, read] = [await rate("f32"), await rate("bf16"), await rate("read")];
+  const kinds = ["f32", "bf16", "read"] as const;
+  const best = [0, 0, 0];
+  // In turns: a neighbour that is busy for a moment does not spoil one of them.
+  for (let turn = 0; turn < 3; turn++)
+    for (const [i, kind] of kinds.entries()) {
+      const [rate] = await addon.probe(kind, seconds / 3, new Float64Array(1));
+      best[i] = Math.max(best[i]!, rate! / 1e9);
+    }
+  const [f32, bf16, read] = best as [number, number, number];
   return { f32, bf16: bf16 > 0 ? bf16 : null, read };
 }
