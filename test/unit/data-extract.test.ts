@@ -43,6 +43,12 @@ describe("the main text of a page", () => {
     expect(text.split("\n\n")).toHaveLength(4);
   });
 
+  test("a post that the text quotes is part of it", () => {
+    const post = '<div class="social-embed"><blockquote class="twitter-tweet"><p>A short post.</p></blockquote></div>';
+    const { text } = extractPage(page(`<article>${paragraphs("elephant", 2)}${post}${paragraphs("ear", 2)}</article>`));
+    expect(text).toContain("A short post.");
+  });
+
   test("text in several parts around advertisements is one text", () => {
     const part = (n: number) =>
       `<div class="article-body">${paragraphs(`elephant's ${n} aspect`, 3)}</div><div class="ad-slot">Buy now</div>`;
@@ -60,13 +66,15 @@ describe("the main text of a page", () => {
     expect(text).not.toContain("other");
   });
 
-  test("repeated paragraphs stand once, headings without text not at all", () => {
+  test("long paragraphs that are repeated stand once, headings without text not at all; short lines may come again", () => {
+    const long = `${sentence("trunk", 1)} ${sentence("trunk", 2)}`;
     const { text } = extractPage(
       page(
-        `<article>${paragraphs("elephant", 3)}<p>${sentence("elephant", 2)}</p><h2>Ears</h2><p>${sentence("ear", 1)}</p><h2>Sources</h2></article>`,
+        `<article><p>${long}</p>${paragraphs("elephant", 3)}<p>Eat every two hours.</p><p>${long}</p><p>Eat every two hours.</p><h2>Ears</h2><p>${sentence("ear", 1)}</p><h2>Sources</h2></article>`,
       ),
     );
-    expect(text.split(sentence("elephant", 2))).toHaveLength(2);
+    expect(text.split(long)).toHaveLength(2);
+    expect(text.split("Eat every")).toHaveLength(3);
     expect(text).toContain("Ears\n\nThe ear");
     expect(text).not.toContain("Sources");
   });

@@ -17,7 +17,7 @@ const junkWords = set(`
   shareline sharedaddy social socials addthis addtoany newsletter newsletters subscribe subscription signup sidebar sidebars advert adverts
   advertisement advertisements advertising adsense adslot sponsor sponsored promo promos promotion breadcrumb breadcrumbs breadcrump cookie
   cookies gdpr consent popup modal overlay lightbox footer navbar navigation nav menu submenu pagination pager paging byline bylines
-  teaser teasers trending popular mostread toolbar skip sr tags tagcloud toc copyright disclaimer print hidden invisible hide
+  teaser teasers trending popular mostread toolbar skip sr tags tagcloud toc copyright disclaimer print
   widget widgets carousel slider slideshow banner banners caption captions login signin paywall outbrain rating ratings infinite
   follow masthead legal tooltip dropdown noprint screenreader correction corrections
 `);
@@ -35,7 +35,7 @@ const junkPairs = set(`
 
 /** Whole names. */
 const junkNames = set(
-  "ad ads adv advt adbox meta sharethis jp-relatedposts dpsp-content-top secondary rail right-rail left-rail",
+  "ad ads adv advt adbox meta sharethis jp-relatedposts dpsp-content-top secondary rail right-rail left-rail hidden hide invisible is-hidden d-none visuallyhidden",
 );
 
 /** Names of elements around everything that happen to hold a junk word (`has-sidebar`, `no-comments`): these say nothing. */

@@ -17,6 +17,7 @@ const COMMENTS = /comment|disqus|repl(?:y|ies)|respond/i;
  * fifth of the page's prose, the largest blocks that were called junk are taken back; readers' comments only where nothing else is left.
  */
 function pardonText(page: Block): void {
+  for (const block of [...page.blocks(true)]) if (isQuotedPost(block)) pardonAround(block);
   const junk = [...page.blocks(true)].filter((block) => block.junk && block.prose > 0);
   junk.sort((a, b) => b.prose - a.prose);
   const areComments = (block: Block) =>
@@ -28,6 +29,18 @@ function pardonText(page: Block): void {
     block.pardon();
   }
   if (page.prose === 0) junk.find(areComments)?.pardon();
+}
+
+/** A post that a text quotes, as the networks' own markup has it: part of the text, though what holds it is called "social". */
+const isQuotedPost = ({ element }: Block): boolean =>
+  element.name === "blockquote" && /\b(?:twitter-tweet|instagram-media)\b/.test(element.attribute("class"));
+
+function pardonAround(quote: Block): void {
+  let around: Block | undefined = quote;
+  for (let level = 0; level < 3 && around !== undefined; level++) {
+    if (around.junk) around.pardon();
+    around = around.parent;
+  }
 }
 
 const letters = (text: string): string => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");

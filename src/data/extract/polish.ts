@@ -20,6 +20,9 @@ const PROMOTIONS =
 const BYLINE =
   /^(?:by|von|par|por|di|автор|作者|文|记者)[\s:：]+\S.{0,80}$|^(?:written|posted|published|updated|last (?:updated|modified)|first published|submitted|reviewed|created|date|发布时间|发表于|更新时间|时间|来源|公開日|更新日)(?:[^a-z].{0,80})?$|^\d+\s*(?:min(?:ute)?s?\.?)(?: read)?$|^\(?(?:\w+day,?\s+)?(?:\d{1,2}(?:st|nd|rd|th)?[\s./-]+)?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\w*\.?[\s./-]+\d{1,4}.{0,40}$|^\d{1,4}[./年-]\d{1,2}[./月-]\d{1,4}日?.{0,30}$/i;
 
+/** A paragraph of so many characters that stands twice is there twice by mistake; shorter ones may be a refrain, or the meals of another day. */
+const REPEATED = 200;
+
 const MARKUP = /^<(?:img|div|script|iframe|a|p|span)\b/i;
 
 /**
@@ -56,7 +59,7 @@ export function polish(entries: readonly Entry[], title: Block | undefined): Ent
       entry.kind !== "heading"
     )
       continue;
-    if (text.length >= 40) {
+    if (text.length >= REPEATED) {
       if (seen.has(text)) continue;
       seen.add(text);
     }
