@@ -1,6 +1,7 @@
 import type { Command } from "../../src/cli/command.ts";
 import { bert } from "./bert.ts";
 import { compare } from "./compare.ts";
+import { decode, prompt } from "./decode.ts";
 import { eventloop } from "./eventloop.ts";
 import { extract } from "./extract.ts";
 import { gemm } from "./gemm.ts";
@@ -19,6 +20,8 @@ export const suites: readonly Command[] = [
   lstm,
   bert,
   gemm,
+  decode,
+  prompt,
   serve,
   tokenizers,
   extract,

@@ -28,7 +28,7 @@ const works: readonly { readonly name: string; readonly parameters: ServeParamet
   { name: "1 client 256+128", parameters: { clients: 1, prompt: 256, reply: 128 } },
 ];
 
-const VOCABULARY = 49152;
+export const VOCABULARY = 49152;
 
 const options = z.object({
   ...contestShape,
@@ -85,7 +85,7 @@ export const serve = defineCommand({
 });
 
 /** Random weights, and a tokenizer whose every token is a word of its own, so that each token of a reply is a piece of text. */
-async function makeModel(folder: string): Promise<void> {
+export async function makeModel(folder: string): Promise<void> {
   const backend = loadNativeBackend();
   if ("missing" in backend) throw new BackendError(backend.missing);
   useBackend(backend);
@@ -253,7 +253,7 @@ class ServerContender implements Contender {
 }
 
 /** Tokens that are words, other ones for each seed. */
-function promptOf(length: number, seed: number): number[] {
+export function promptOf(length: number, seed: number): number[] {
   let state = (seed * 2654435761 + 12345) >>> 0;
   return Array.from({ length }, () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
@@ -261,7 +261,7 @@ function promptOf(length: number, seed: number): number[] {
   });
 }
 
-function freePort(): Promise<number> {
+export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const probe = createServer();
     probe.once("error", reject);

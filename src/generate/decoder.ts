@@ -7,9 +7,9 @@ import { take } from "../tensor/ops/indexing.ts";
 import type { PageType } from "../tensor/ops/paged.ts";
 import type { Precision } from "../tensor/runtime.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { dispose } from "../tensor/tree.ts";
+import { dispose, tensors, withTensors } from "../tensor/tree.ts";
 import { type PageCounts, PagePool, type PrefixNode } from "./pages.ts";
-import { answers, forget, type Queued, ReplyProgram, type ReplyStep } from "./replies.ts";
+import { answers, type FlatCache, forget, type Queued, ReplyProgram, type ReplyStep } from "./replies.ts";
 import type { Sampled } from "./sampler.ts";
 
 export interface DecoderOptions {
@@ -90,6 +90,8 @@ export class Decoder {
   readonly #replies: ReplyProgram;
   /** The last step of `decode`, and the one that was queued after it. */
   #last: { step: Queued; next: Queued | undefined } | undefined;
+  /** The tensors of the cache where `decode` has made them; those of `#held` are used up then, and give the form alone. */
+  #flat: FlatCache | undefined;
   /** Whether the cache's table of pages is not what sequences hold. */
   #stale = true;
 
@@ -347,8 +349,10 @@ export class Decoder {
   }
 
   #queue(model: LanguageModel, replies: readonly ReplyStep[], rows: number, capacity: number, before?: Queued): Queued {
-    const { queued, cache } = this.#replies.queue(model, this.#cacheNow(capacity), replies, rows, capacity, before);
-    this.#held = { ...this.#held!, cache };
+    if (this.#stale || !this.#flat) this.#flat = tensors(this.#cacheNow(capacity));
+    const cache = { flat: this.#flat, like: this.#held!.cache };
+    const { queued, cache: after } = this.#replies.queue(model, cache, replies, rows, capacity, before);
+    this.#flat = after;
     return queued;
   }
 
@@ -369,8 +373,15 @@ export class Decoder {
     }
   }
 
+  #unflatten(): void {
+    if (!this.#flat) return;
+    this.#held = { ...this.#held!, cache: withTensors(this.#held!.cache, this.#flat) };
+    this.#flat = undefined;
+  }
+
   /** The cache with the table of what sequences hold now. */
   #cacheNow(capacity: number): Cache {
+    this.#unflatten();
     const held = this.#held!;
     if (!this.#stale) return held.cache;
     const before = held.cache.table;
@@ -417,6 +428,8 @@ export class Decoder {
   /** Gives the memory of the cache back and forgets every sequence. */
   release(): void {
     this.#forgetReplies();
+    this.#unflatten();
+    this.#replies.unbind();
     this.#stale = true;
     if (this.#held) dispose(this.#held.cache);
     this.#held = undefined;

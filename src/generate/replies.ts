@@ -5,7 +5,7 @@ import { type Jitted, jit } from "../tensor/jit.ts";
 import { sampleSettings, sampleToken, wordsOf } from "../tensor/ops/sample.ts";
 import type { Precision } from "../tensor/runtime.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { dispose } from "../tensor/tree.ts";
+import { dispose, tensors } from "../tensor/tree.ts";
 import type { Sampled, SamplingParameters } from "./sampler.ts";
 
 /** A reply whose next token is to be chosen by the program. */
@@ -47,12 +47,18 @@ export interface Queued {
   tokens?: Int32Array;
 }
 
+/** The cache's tensors, in the order of the tree. */
+export type FlatCache = readonly Tensor[];
+
 /**
  * One token for each of some replies as one program: look-up, layers, logits and choice. What it chooses can be read by the next step before
  * anybody here has seen it, so that the processor need not wait for this thread between two tokens.
  */
 export class ReplyProgram {
   readonly #step: Jitted<[LanguageModel, Cache, State, Fixed, History], Results>;
+  /** The program of the last call, and the tensors of its model: walking trees takes as long as a small model's step. */
+  #bound: { readonly key: string; readonly run: (inputs: readonly Tensor[]) => Tensor[] } | undefined;
+  #model: { readonly of: WeakRef<LanguageModel>; readonly tensors: readonly Tensor[] } | undefined;
 
   constructor(precision: Precision) {
     this.#step = jit(
@@ -77,40 +83,57 @@ export class ReplyProgram {
     return this.#step.programs;
   }
 
+  /** Forgets the model and the form of the cache. */
+  unbind(): void {
+    this.#bound = undefined;
+    this.#model = undefined;
+  }
+
   /**
    * Queues a step.
+   * @param cache consumed
+   * @param like the form of the cache
    * @param size rows of the step, at least as many as replies
    * @param before the step whose choices are read; without one, the last tokens of the replies' histories are
    */
   queue(
     model: LanguageModel,
-    cache: Cache,
+    { flat, like }: { readonly flat: FlatCache; readonly like: Cache },
     replies: readonly ReplyStep[],
     size: number,
     capacity: number,
     before?: Queued,
-  ): { queued: Queued; cache: Cache } {
+  ): { queued: Queued; cache: FlatCache } {
     const fixed = before?.fixed ?? fixedOf(replies, size);
-    const { token: read, position: at } = before?.chosen ?? stateOf(replies, size);
-    const state = { token: read, position: at };
+    const { token, position } = before?.chosen ?? stateOf(replies, size);
     const history = before ? before.history : historyOf(replies, size, capacity);
     try {
-      const {
+      const key = `${size} ${history?.shape}`;
+      if (this.#model?.of.deref() !== model) {
+        this.#bound = undefined;
+        this.#model = { of: new WeakRef(model), tensors: tensors(model) };
+      }
+      if (this.#bound?.key !== key)
+        this.#bound = { key, run: this.#step.flat(model, like, { token, position }, fixed, history) };
+      const [next, place, measures, ...rest] = this.#bound.run([
+        ...this.#model.tensors,
+        ...flat,
         token,
         position,
-        measures,
-        history: kept,
-        cache: after,
-      } = this.#step(model, cache, state, fixed, history);
+        fixed.rows,
+        fixed.settings,
+        ...(history ? [history] : []),
+      ]) as [Tensor<"i32">, Tensor<"i32">, Tensor, ...Tensor[]];
+      const kept = history ? (rest.shift() as Tensor<"i32">) : undefined;
       return {
-        queued: { replies, size, fixed, chosen: { token, position, measures }, history: kept },
-        cache: after,
+        queued: { replies, size, fixed, chosen: { token: next, position: place, measures }, history: kept },
+        cache: rest,
       };
     } catch (error) {
       if (!before) dispose(fixed);
       throw error;
     } finally {
-      if (!before) dispose(state);
+      if (!before) dispose([token, position]);
     }
   }
 
@@ -138,6 +161,7 @@ export class ReplyProgram {
   }
 
   release(): void {
+    this.unbind();
     this.#step.release();
   }
 }

@@ -23,6 +23,11 @@ interface Entry {
 export type Jitted<A extends readonly unknown[], R> = ((...args: A) => R) & {
   /** Frees the compiled programs. */
   release(): void;
+  /**
+   * The program for such arguments, on lists in place of trees: tensors in the order of `tensors(args)`, and of `tensors(result)`. For calls so
+   * short that walking the trees of a whole model costs as much as the work. The caller sees to it that what it gives fits.
+   */
+  flat(...args: A): (inputs: readonly Tensor[]) => Tensor[];
   /** How many programs were compiled: one per structure, shapes, dtypes and plain values of the arguments. */
   readonly programs: number;
 };
@@ -47,14 +52,18 @@ export function traceCall<A extends readonly unknown[], R>(
  */
 export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, options: JitOptions = {}): Jitted<A, R> {
   const cache = new Map<string, Entry>();
-  const call = (...args: A): R => {
-    if (currentTrace()) return f(...args);
+  const entryOf = (args: A): Entry => {
     const key = signature(args);
     let entry = cache.get(key);
     if (!entry) {
       entry = compile(args);
       cache.set(key, entry);
     }
+    return entry;
+  };
+  const call = (...args: A): R => {
+    if (currentTrace()) return f(...args);
+    const entry = entryOf(args);
     const outputs = entry.compiled.run([...tensors(args), ...entry.captured]);
     return entry.rebuild(outputs) as R;
   };
@@ -72,6 +81,10 @@ export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, optio
   };
   return Object.defineProperty(
     Object.assign(call, {
+      flat(...args: A) {
+        const { compiled, captured } = entryOf(args);
+        return (inputs: readonly Tensor[]) => compiled.run([...inputs, ...captured]);
+      },
       release() {
         for (const e of cache.values()) e.compiled.release();
         cache.clear();
