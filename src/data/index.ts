@@ -4,6 +4,7 @@ export * as dedup from "./dedup/index.ts";
 export * from "./dialogue.ts";
 export * from "./document.ts";
 export * from "./extract/index.ts";
+export * as instructions from "./instructions/index.ts";
 export * from "./jsonl.ts";
 export * from "./packing.ts";
 export * from "./pairs.ts";

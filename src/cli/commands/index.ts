@@ -2,6 +2,7 @@ import type { Command } from "../command.ts";
 import { chat } from "./chat.ts";
 import { dataExtract } from "./data.ts";
 import { dataBuild, dataReport } from "./data-build.ts";
+import { dataConvert, dataSelfInstruct } from "./data-instructions.ts";
 import { doctor } from "./doctor.ts";
 import { forward } from "./forward.ts";
 import { generate } from "./generate.ts";
@@ -25,6 +26,8 @@ export const commands: readonly Command[] = [
   dataExtract,
   dataBuild,
   dataReport,
+  dataConvert,
+  dataSelfInstruct,
   forward,
   runs,
   profile,

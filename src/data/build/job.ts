@@ -20,7 +20,7 @@ import { encodeMany } from "../../tokenizers/many.ts";
 import { trainByteLevel } from "../../tokenizers/train.ts";
 import type { Tokenizer } from "../../tokenizers/types.ts";
 import { QualityClassifier } from "../clean/quality.ts";
-import { isProblem, type Problem } from "../document.ts";
+import type { Problem } from "../document.ts";
 import { hashBits, uniform } from "../random.ts";
 import type { Input } from "../sources/files.ts";
 import { listInputs } from "../sources/read.ts";
