@@ -327,6 +327,38 @@ napi_value js_learn(const Call& call) {
       [merges](napi_env env) { return typed_array(env, napi_uint32_array, merges->data(), merges->size() * 3, 4); });
 }
 
+/** bpeLearnSymbols(trainer, symbols, ends, counts, tokenBytes, tokenEnds, [vocabulary, minFrequency], prefix) -> as bpeLearn */
+napi_value js_learn_symbols(const Call& call) {
+  const auto trainer = call.object<BpeTrainer>(0, trainer_tag);
+  const auto [symbols, size] = call.array<uint32_t>(1);
+  const auto [ends, words] = call.ends(2, size);
+  const auto [counts, n] = call.array<double>(3);
+  const auto [spelling, spelled] = call.array<uint8_t>(4);
+  const auto [token_ends, count] = call.ends(5, spelled);
+  const auto [limits, limit_count] = call.array<double>(6);
+  const auto [prefix, prefix_size] = call.array<uint8_t>(7);
+  if (n != words || limit_count != 2) fail("The parts of a training do not fit together.");
+  auto plan = std::make_shared<BpeTrainer::Plan>();
+  size_t begin = 0;
+  for (size_t i = 0; i < count; i++) {
+    plan->tokens.emplace_back(reinterpret_cast<const char*>(spelling) + begin, size_t(token_ends[i]) - begin);
+    begin = size_t(token_ends[i]);
+  }
+  for (size_t i = 0; i < size; i++)
+    if (symbols[i] >= count) fail("Symbol ", i, " has no token.");
+  plan->byte_ids = nullptr;
+  plan->vocabulary = size_t(limits[0]);
+  plan->min_frequency = limits[1];
+  plan->prefix.assign(reinterpret_cast<const char*>(prefix), prefix_size);
+  auto merges = std::make_shared<std::vector<LearntMerge>>();
+  return promise(
+      call, {1, 2, 3},
+      [=, symbols = symbols, ends = ends, counts = counts, words = words] {
+        *merges = trainer->learn_symbols(symbols, ends, counts, words, *plan);
+      },
+      [merges](napi_env env) { return typed_array(env, napi_uint32_array, merges->data(), merges->size() * 3, 4); });
+}
+
 /** bpeProgress(trainer) -> merges learnt so far */
 napi_value js_progress(const Call& call) {
   napi_value out;
@@ -342,7 +374,7 @@ void register_text(napi_env env, napi_value exports) {
       {"bpeEncode", guarded<js_bpe_encode>},       {"bpeEncodeMany", guarded<js_bpe_encode_many>},
       {"bpeTrainer", guarded<js_trainer>},         {"bpeCount", guarded<js_count>},
       {"bpeCountWords", guarded<js_count_words>},  {"bpeLearn", guarded<js_learn>},
-      {"bpeProgress", guarded<js_progress>},
+      {"bpeLearnSymbols", guarded<js_learn_symbols>}, {"bpeProgress", guarded<js_progress>},
   };
   for (const auto& [name, callback] : functions) {
     napi_value function;

@@ -168,10 +168,6 @@ void BpeTrainer::gather() {
 std::vector<LearntMerge> BpeTrainer::learn(Plan& plan) {
   gather();
   WordCounts& words = main();
-  std::vector<std::string>& tokens = plan.tokens;
-  std::unordered_map<std::string, uint32_t> ids;
-  for (size_t i = 0; i < tokens.size(); i++) ids.emplace(tokens[i], uint32_t(i));
-
   // All words in one array, each a run [start, start + length) of symbols that shrinks in place as pairs merge.
   const size_t word_count = words.size();
   std::vector<uint64_t> starts(word_count);
@@ -186,6 +182,29 @@ std::vector<LearntMerge> BpeTrainer::learn(Plan& plan) {
   }
   for (size_t i = 0; i < symbols.size(); i++) symbols[i] = plan.byte_ids[words.arena[i]];
   words.clear();
+  return merge_pairs(std::move(symbols), starts, std::move(lengths), frequency, plan);
+}
+
+std::vector<LearntMerge> BpeTrainer::learn_symbols(const uint32_t* symbols, const double* ends, const double* counts, size_t words, Plan& plan) {
+  std::vector<uint64_t> starts(words);
+  std::vector<uint32_t> lengths(words);
+  std::vector<int64_t> frequency(words);
+  uint64_t begin = 0;
+  for (size_t w = 0; w < words; w++) {
+    starts[w] = begin;
+    lengths[w] = uint32_t(uint64_t(ends[w]) - begin);
+    frequency[w] = int64_t(counts[w]);
+    begin = uint64_t(ends[w]);
+  }
+  return merge_pairs(std::vector<uint32_t>(symbols, symbols + begin), starts, std::move(lengths), frequency, plan);
+}
+
+std::vector<LearntMerge> BpeTrainer::merge_pairs(std::vector<uint32_t> symbols, const std::vector<uint64_t>& starts,
+                                                 std::vector<uint32_t> lengths, const std::vector<int64_t>& frequency, Plan& plan) {
+  const size_t word_count = starts.size();
+  std::vector<std::string>& tokens = plan.tokens;
+  std::unordered_map<std::string, uint32_t> ids;
+  for (size_t i = 0; i < tokens.size(); i++) ids.emplace(tokens[i], uint32_t(i));
 
   PairNumbers numbers;
   std::vector<int64_t> pair_counts;
@@ -259,7 +278,9 @@ std::vector<LearntMerge> BpeTrainer::learn(Plan& plan) {
     }
     if (double(top.count) < plan.min_frequency) break;
 
-    std::string made = tokens[top.left] + tokens[top.right];
+    const std::string& second = tokens[top.right];
+    const bool prefixed = !plan.prefix.empty() && second.starts_with(plan.prefix);
+    std::string made = tokens[top.left] + (prefixed ? second.substr(plan.prefix.size()) : second);
     const auto [found, is_new] = ids.emplace(made, uint32_t(tokens.size()));
     const uint32_t id = found->second;
     if (is_new) tokens.push_back(std::move(made));

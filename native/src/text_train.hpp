@@ -56,9 +56,13 @@ class BpeTrainer {
     const uint32_t* byte_ids;
     size_t vocabulary;
     double min_frequency;
+    /** What the second part of a merge loses when it is joined to the first: "##" for WordPiece. */
+    std::string prefix;
   };
   /** The merges in the order they were learnt, and the strings of all ids. A trainer learns once. */
   std::vector<LearntMerge> learn(Plan& plan);
+  /** The same from words that are symbols already: word w is symbols[ends[w - 1] .. ends[w]), and occurs counts[w] times. */
+  std::vector<LearntMerge> learn_symbols(const uint32_t* symbols, const double* ends, const double* counts, size_t words, Plan& plan);
 
   WordCounts& main();
   /** For a display: merges learnt so far. */
@@ -68,6 +72,8 @@ class BpeTrainer {
   Pattern pattern;
   std::vector<std::unique_ptr<WordCounts>> counts;
   void gather();
+  std::vector<LearntMerge> merge_pairs(std::vector<uint32_t> symbols, const std::vector<uint64_t>& starts, std::vector<uint32_t> lengths,
+                                       const std::vector<int64_t>& frequency, Plan& plan);
 };
 
 }  // namespace howdah::text

@@ -16,7 +16,7 @@ import { randomKey, splitKey } from "../tensor/ops/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import type { Tokenizer } from "../tokenizers/index.ts";
-import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, loadTokenizer, trainByteLevel } from "../tokenizers/index.ts";
+import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, loadTokenizer, trainTokenizer } from "../tokenizers/index.ts";
 
 /** A model that a stage ended with (or has so far), for whoever wants to talk to it. */
 export interface ModelNews {
@@ -72,12 +72,13 @@ export async function openWorkshop(
 async function tokenizerOf(run: Run, recipe: Recipe, train: readonly SourceText[]): Promise<Tokenizer> {
   const folder = join(run.path, "tokenizer");
   if (existsSync(folder)) return await loadTokenizer(folder);
-  const { vocabulary, min_frequency, from } = recipe.tokenizer;
+  const { kind, vocabulary, min_frequency, from } = recipe.tokenizer;
   const tokenizer = from
     ? await loadTokenizer(from)
-    : await trainByteLevel(
+    : await trainTokenizer(
         train.map((d) => d.text),
         {
+          kind,
           vocabulary,
           minFrequency: min_frequency,
           specialTokens: [...CHAT_SPECIAL_TOKENS],

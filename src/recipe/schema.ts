@@ -20,7 +20,13 @@ export const recipeSchema = z.strictObject({
     .describe("what to learn from"),
   tokenizer: z
     .strictObject({
-      kind: z.literal("bpe", { error: "expected bpe" }).default("bpe").describe("byte-level byte-pair encoding"),
+      kind: z
+        .enum(["bpe", "sentencepiece", "unigram"], {
+          error:
+            "expected bpe, sentencepiece or unigram (wordpiece cannot give every text back, so nothing is generated with it)",
+        })
+        .default("bpe")
+        .describe("byte-level BPE, BPE on characters with byte fallback (LLaMA), or Unigram (T5)"),
       vocabulary: size(257).default(1024).describe("tokens, special ones included"),
       min_frequency: size().default(2).describe("pairs seen less often are not merged"),
       from: path("models/base").optional().describe("a folder with a tokenizer.json to use instead of training one"),

@@ -79,11 +79,31 @@ class CandidateQueue {
  */
 export function trainBpe(words: ReadonlyMap<string, number>, options: BpeTrainingOptions): BpeModel {
   const { vocabulary, specialTokens = [], minFrequency = 0 } = options;
-  const { tokens, ids, byteIds } = initialVocabulary(vocabulary, specialTokens);
+  const { tokens, byteIds } = initialVocabulary(vocabulary, specialTokens);
+  const symbols = Array.from(words.keys(), (word) => Int32Array.from(encodeUtf8(word), (byte) => byteIds[byte]!));
+  return learnMerges(symbols, Float64Array.from(words.values()), { tokens, vocabulary, minFrequency });
+}
+
+export interface MergeOptions {
+  /** Strings of the ids that exist before the first merge. */
+  readonly tokens: readonly string[];
+  readonly vocabulary: number;
+  readonly minFrequency: number;
+  /** What the second part of a merge loses when it is joined to the first ("##" for WordPiece). */
+  readonly prefix?: string;
+}
+
+/**
+ * The learning itself, from words that are symbols already.
+ * @param encoded ids of each word
+ * @param counts how often each word occurs
+ */
+export function learnMerges(encoded: readonly Int32Array[], counts: Float64Array, options: MergeOptions): BpeModel {
+  const { vocabulary, minFrequency, prefix = "" } = options;
+  const tokens = [...options.tokens];
+  const ids = new Map(tokens.map((token, id) => [token, id]));
 
   // All words in one array, each a run [start, start + length) of symbols that shrinks in place as pairs merge.
-  const encoded = Array.from(words.keys(), encodeUtf8);
-  const counts = Float64Array.from(words.values());
   const starts = new Int32Array(encoded.length);
   const lengths = new Int32Array(encoded.length);
   let total = 0;
@@ -93,10 +113,7 @@ export function trainBpe(words: ReadonlyMap<string, number>, options: BpeTrainin
     total += encoded[w]!.length;
   }
   const symbols = new Int32Array(total);
-  for (let w = 0; w < encoded.length; w++) {
-    const bytes = encoded[w]!;
-    for (let i = 0; i < bytes.length; i++) symbols[starts[w]! + i] = byteIds[bytes[i]!]!;
-  }
+  for (let w = 0; w < encoded.length; w++) symbols.set(encoded[w]!, starts[w]!);
 
   // Pairs have a number; `pairCounts` holds how often each occurs now, `fresh` the words of pairs that appeared in this step.
   const pairNumbers = new PairTable(4096);
@@ -156,7 +173,7 @@ export function trainBpe(words: ReadonlyMap<string, number>, options: BpeTrainin
     }
     if (top.count < minFrequency) break;
 
-    const string = tokens[top.left]! + tokens[top.right]!;
+    const string = joinedToken(tokens[top.left]!, tokens[top.right]!, prefix);
     let id = ids.get(string);
     if (id === undefined) {
       id = tokens.length;
@@ -193,6 +210,10 @@ export function trainBpe(words: ReadonlyMap<string, number>, options: BpeTrainin
 
   return { tokens, merges: lastPlaces(merges) };
 }
+
+/** The string that a merge makes. */
+export const joinedToken = (left: string, right: string, prefix: string): string =>
+  left + (prefix !== "" && right.startsWith(prefix) ? right.slice(prefix.length) : right);
 
 type Merge = BpeModel["merges"][number];
 

@@ -21,6 +21,8 @@ export type { TiktokenEncoding } from "./tiktoken.ts";
 export { tokenizerFromTiktoken } from "./tiktoken.ts";
 export type { TrainingProgress, TrainManyOptions, TrainTokenizerOptions } from "./train.ts";
 export { trainByteLevel, trainByteLevelBpe, WordCounter } from "./train.ts";
+export type { TokenizerKind, TrainKindOptions } from "./train-kinds.ts";
+export { TRAINABLE, trainTokenizer } from "./train-kinds.ts";
 export type {
   AllowedSpecial,
   DecodeOptions,

@@ -11,22 +11,26 @@ export interface PieceModel {
   encode(piece: string, ids: number[]): void;
 }
 
-/** The model of a `tokenizer.json`. */
-export function modelOf(part: AnyTokenizerFile["model"]): PieceModel {
+/**
+ * The model of a `tokenizer.json`.
+ * @param hidden ids that no text may become: special tokens that a text spells out
+ */
+export function modelOf(part: AnyTokenizerFile["model"], hidden?: ReadonlySet<number>): PieceModel {
   switch (part.type) {
     case "BPE":
-      return new CharacterBpe(part);
+      return new CharacterBpe(part, hidden);
     case "Unigram":
       return new UnigramModel({
         pieces: part.vocab.map(([piece]) => piece),
         scores: Float64Array.from(part.vocab, ([, score]) => score),
         unknown: part.unk_id ?? undefined,
         byteFallback: part.byte_fallback,
+        hidden,
       });
     case "WordPiece":
-      return new WordPieceModel(part);
+      return new WordPieceModel(part, hidden);
     case "WordLevel":
-      return new WordLevelModel(part);
+      return new WordLevelModel(part, hidden);
   }
 }
 
@@ -44,13 +48,15 @@ export function byteTokens(idOf: (token: string) => number | undefined): Int32Ar
 /** BPE whose first symbols are characters, with bytes or an unknown token for those the vocabulary lacks. */
 class CharacterBpe implements PieceModel {
   private readonly part: BpePart;
+  private readonly hidden: ReadonlySet<number>;
   private readonly merger: BpeMerger;
   private readonly unknown: number;
   private readonly bytes: Int32Array;
   private buffer = new Int32Array(256);
 
-  constructor(part: BpePart) {
+  constructor(part: BpePart, hidden: ReadonlySet<number> = new Set()) {
     this.part = part;
+    this.hidden = hidden;
     const { vocab } = part;
     const prefix = part.continuing_subword_prefix ?? "";
     const idOf = (token: string, left: string, right: string): number => {
@@ -81,7 +87,7 @@ class CharacterBpe implements PieceModel {
     const { part, bytes } = this;
     if (part.ignore_merges) {
       const whole = part.vocab.get(piece);
-      if (whole !== undefined) {
+      if (whole !== undefined && !this.hidden.has(whole)) {
         ids.push(whole);
         return;
       }

@@ -13,6 +13,30 @@ import type { AllowedSpecial, DecodeOptions, EncodeOptions, StreamOptions, Token
 const CACHED_LENGTH = 64;
 const CACHED_PIECES = 1 << 16;
 
+/** A model that remembers what short pieces became. */
+class Remembering implements PieceModel {
+  private readonly model: PieceModel;
+  private readonly cache = new Map<string, readonly number[]>();
+
+  constructor(model: PieceModel) {
+    this.model = model;
+  }
+
+  encode(piece: string, ids: number[]): void {
+    const known = this.cache.get(piece);
+    if (known !== undefined) {
+      for (const id of known) ids.push(id);
+      return;
+    }
+    const first = ids.length;
+    this.model.encode(piece, ids);
+    if (piece.length <= CACHED_LENGTH) {
+      if (this.cache.size >= CACHED_PIECES) this.cache.clear();
+      this.cache.set(piece, ids.slice(first));
+    }
+  }
+}
+
 /**
  * Any tokenizer that `tokenizer.json` describes, part by part: normalizer, pre-tokenizer, model (BPE with or without byte fallback, Unigram,
  * WordPiece, WordLevel), post-processor, decoder, truncation and padding. Byte-level BPE has `ByteLevelTokenizer`.
@@ -32,9 +56,10 @@ export class PipelineTokenizer implements Tokenizer {
   private readonly specialIds: ReadonlySet<number>;
   private readonly normalize: Normalize;
   private readonly cut: Cutter;
-  private readonly model: PieceModel;
+  private readonly model: Remembering;
+  /** The model that no text makes special tokens of, whatever it spells; made when first needed. */
+  private guarded: Remembering | undefined;
   private readonly decodeChain: DecodeChain;
-  private readonly cache = new Map<string, readonly number[]>();
   private readonly matchers = new Map<string, { raw: AddedTokenMatcher; normalized: AddedTokenMatcher }>();
 
   /** @throws InputError when the parts do not fit together */
@@ -59,7 +84,7 @@ export class PipelineTokenizer implements Tokenizer {
     this.vocabularySize = this.strings.length;
     this.normalize = normalizeBy(file.normalizer);
     this.cut = cutterOf(file.pre_tokenizer);
-    this.model = modelOf(file.model);
+    this.model = new Remembering(modelOf(file.model));
     this.decodeChain = decodeChainOf(file.decoder);
     for (const id of process([], file.post_processor)) {
       if (this.strings[id] === undefined)
@@ -103,10 +128,11 @@ export class PipelineTokenizer implements Tokenizer {
 
   private encodeOne(text: string, { addSpecialTokens = true, allowedSpecial = "none" }: EncodeOptions): number[] {
     let ids: number[] = [];
+    const model = this.modelFor(allowedSpecial);
     const { raw, normalized } = this.matchersFor(allowedSpecial);
     let first = true;
     const emit = (piece: string): void => {
-      if (piece !== "") this.encodePiece(piece, ids);
+      if (piece !== "") model.encode(piece, ids);
     };
     const each = (segments: readonly Segment[], onText: (text: string) => void): void => {
       for (const segment of segments) {
@@ -128,18 +154,10 @@ export class PipelineTokenizer implements Tokenizer {
     return addSpecialTokens ? process(ids, this.file.post_processor) : ids;
   }
 
-  private encodePiece(piece: string, ids: number[]): void {
-    const known = this.cache.get(piece);
-    if (known !== undefined) {
-      for (const id of known) ids.push(id);
-      return;
-    }
-    const first = ids.length;
-    this.model.encode(piece, ids);
-    if (piece.length <= CACHED_LENGTH) {
-      if (this.cache.size >= CACHED_PIECES) this.cache.clear();
-      this.cache.set(piece, ids.slice(first));
-    }
+  private modelFor(allowed: AllowedSpecial): PieceModel {
+    if (allowed === "all" || this.specialIds.size === 0) return this.model;
+    this.guarded ??= new Remembering(modelOf(this.file.model, this.specialIds));
+    return this.guarded;
   }
 
   private matchersFor(allowed: AllowedSpecial): { raw: AddedTokenMatcher; normalized: AddedTokenMatcher } {

@@ -170,7 +170,7 @@ const byteLength = (text: string | Uint8Array): number =>
   typeof text === "string" ? Buffer.byteLength(text) : text.length;
 
 /** Arrays one after another, and where each ends. */
-function joined(parts: readonly Uint8Array[]): { readonly bytes: Uint8Array; readonly ends: Float64Array } {
+export function joined(parts: readonly Uint8Array[]): { readonly bytes: Uint8Array; readonly ends: Float64Array } {
   const ends = new Float64Array(parts.length);
   let at = 0;
   parts.forEach((part, i) => {

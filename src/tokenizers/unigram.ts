@@ -13,6 +13,8 @@ export interface UnigramOptions {
   readonly byteFallback: boolean;
   /** Ids that the search may not use (control tokens of a SentencePiece model). */
   readonly excluded?: ReadonlySet<number>;
+  /** Ids that text may not become (special tokens spelled out in it), though they count for the worst score. */
+  readonly hidden?: ReadonlySet<number> | undefined;
   /** Pieces a user defined: they win over anything else. */
   readonly userDefined?: ReadonlySet<number>;
   /** Sums in single precision, as SentencePiece does; `tokenizers` sums in double. */
@@ -48,7 +50,7 @@ export class UnigramModel implements PieceModel {
     this.trie = new UnitTrie();
     pieces.forEach((text, id) => {
       if (excluded?.has(id)) return;
-      if (text !== "") this.trie.add(text, id);
+      if (text !== "" && !options.hidden?.has(id)) this.trie.add(text, id);
       if (userDefined?.has(id)) return;
       least = Math.min(least, scores[id]!);
       most = Math.max(most, scores[id]!);

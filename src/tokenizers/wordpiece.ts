@@ -9,13 +9,16 @@ export class WordPieceModel implements PieceModel {
   private readonly most: number;
   private readonly unknown: number;
 
-  constructor(part: {
-    readonly vocab: ReadonlyMap<string, number>;
-    readonly unk_token: string;
-    readonly continuing_subword_prefix: string;
-    readonly max_input_chars_per_word: number;
-  }) {
-    this.vocab = part.vocab;
+  constructor(
+    part: {
+      readonly vocab: ReadonlyMap<string, number>;
+      readonly unk_token: string;
+      readonly continuing_subword_prefix: string;
+      readonly max_input_chars_per_word: number;
+    },
+    hidden?: ReadonlySet<number>,
+  ) {
+    this.vocab = without(part.vocab, hidden);
     this.prefix = part.continuing_subword_prefix;
     this.most = part.max_input_chars_per_word;
     const unknown = part.vocab.get(part.unk_token);
@@ -58,8 +61,11 @@ export class WordLevelModel implements PieceModel {
   private readonly vocab: ReadonlyMap<string, number>;
   private readonly unknown: number | undefined;
 
-  constructor(part: { readonly vocab: ReadonlyMap<string, number>; readonly unk_token: string }) {
-    this.vocab = part.vocab;
+  constructor(
+    part: { readonly vocab: ReadonlyMap<string, number>; readonly unk_token: string },
+    hidden?: ReadonlySet<number>,
+  ) {
+    this.vocab = without(part.vocab, hidden);
     this.unknown = part.vocab.get(part.unk_token);
   }
 
@@ -70,3 +76,8 @@ export class WordLevelModel implements PieceModel {
     ids.push(id);
   }
 }
+
+const without = (
+  vocab: ReadonlyMap<string, number>,
+  hidden: ReadonlySet<number> = new Set(),
+): ReadonlyMap<string, number> => new Map([...vocab].filter(([, id]) => !hidden.has(id)));

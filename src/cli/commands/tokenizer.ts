@@ -7,7 +7,7 @@ import { formatSeconds } from "../text.ts";
 
 const folder = z
   .string()
-  .describe("a folder with tokenizer.json, of a model or a tokenizer")
+  .describe("a folder with a tokenizer, or its file: tokenizer.json, .model, .gguf, .tiktoken, vocab.txt")
   .meta({ value: "DIR", short: "t" });
 
 /** What stands on the command line, or else what comes through the pipe. */
@@ -19,51 +19,86 @@ async function given(words: readonly string[], separator: string): Promise<strin
 
 export const tokenizerTrain = defineCommand({
   name: "tokenizer train",
-  summary: "learn a byte-level BPE vocabulary from text",
-  description: "Learns a byte-level BPE vocabulary and writes tokenizer.json as Hugging Face tokenizers reads it.",
+  summary: "learn a vocabulary from text",
+  description:
+    "Learns a vocabulary and writes tokenizer.json as Hugging Face tokenizers reads it. The text is streamed, so that it may be larger than memory; " +
+    "what is kept are the distinct words and their counts.",
   options: z.object({
     text: z.array(z.string()).min(1).describe("text or Markdown files, or folders of them"),
     output: z.string().describe("the folder to write").meta({ value: "DIR", short: "o" }),
-    vocabulary: z.number().int().min(257).default(1024).describe("tokens in all: special ones, the 256 bytes, merges"),
+    kind: z
+      .enum(["bpe", "sentencepiece", "unigram", "wordpiece"], {
+        error: "expected bpe, sentencepiece, unigram or wordpiece",
+      })
+      .default("bpe")
+      .describe("byte-level BPE (GPT-2), BPE with byte fallback (LLaMA), Unigram (T5) or WordPiece (BERT)"),
+    vocabulary: z
+      .number()
+      .int()
+      .min(257)
+      .default(1024)
+      .describe("tokens in all: special ones, bytes, characters, merges"),
     minFrequency: z.number().int().min(1).default(2).describe("a pair seen less often is not merged"),
     special: z.array(z.string().min(1)).default([]).describe("a special token").meta({ value: "TOKEN" }),
+    coverage: z
+      .number()
+      .gt(0)
+      .max(1)
+      .optional()
+      .describe("part of the text's characters with a token of their own (not bpe)"),
+    byteFallback: z.boolean().optional().describe("bytes for characters without a token (sentencepiece, unigram)"),
     chat: z.boolean().default(false).describe("add the special tokens and the template of howdah's chat models"),
   }),
   positional: ["text"],
   examples: [
     ["howdah tokenizer train data/tinyshakespeare.txt -o my-tokenizer", "1024 tokens from one file"],
     ["howdah tokenizer train notes/ -o my-tokenizer --vocabulary 8192 --chat", "a larger one, for chat, from a folder"],
+    ["howdah tokenizer train corpus/ -o t5 --kind unigram --vocabulary 32000", "a Unigram vocabulary, as T5 has it"],
   ],
-  async run({ text, output, vocabulary, minFrequency, special, chat }, { print }) {
-    const [{ readText }, tokenizers] = await Promise.all([
-      import("../../data/text.ts"),
+  async run({ text, output, kind, vocabulary, minFrequency, special, coverage, byteFallback, chat }, { print }) {
+    const [{ streamTexts, textFiles }, tokenizers] = await Promise.all([
+      import("../text-stream.ts"),
       import("../../tokenizers/index.ts"),
     ]);
-    const documents = (await Promise.all(text.map((path) => readText(path)))).flat();
+    const files = await textFiles(text);
+    const total = files.reduce((sum, file) => sum + file.bytes, 0);
     const start = performance.now();
-    const tokenizer = tokenizers.trainByteLevelBpe(
-      documents.map((document) => document.text),
-      {
-        vocabulary,
-        minFrequency,
-        specialTokens: [...(chat ? tokenizers.CHAT_SPECIAL_TOKENS : []), ...special],
-        ...(chat ? { config: tokenizers.CHAT_TOKENIZER_CONFIG } : {}),
+    let said = start;
+    const tokenizer = await tokenizers.trainTokenizer(streamTexts(files), {
+      kind,
+      vocabulary,
+      minFrequency,
+      specialTokens: [...(chat ? tokenizers.CHAT_SPECIAL_TOKENS : []), ...special],
+      ...(coverage === undefined ? {} : { coverage }),
+      ...(byteFallback === undefined ? {} : { byteFallback }),
+      ...(chat ? { config: tokenizers.CHAT_TOKENIZER_CONFIG } : {}),
+      onProgress({ phase, bytes, merges }) {
+        if (performance.now() - said < 2000) return;
+        said = performance.now();
+        const seconds = (said - start) / 1000;
+        if (phase === "counting") {
+          const left = bytes === 0 ? "" : `, ${formatSeconds((seconds * (total - bytes)) / bytes)} left`;
+          print(`counting words: ${(bytes / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB${left}`);
+        } else {
+          print(kind === "unigram" ? `pruning: ${merges} pieces` : `merging: ${merges} merges`);
+        }
       },
-    );
+    });
     const seconds = (performance.now() - start) / 1000;
     await tokenizer.save(output);
     let bytes = 0;
     let tokens = 0;
-    for (const document of documents) {
-      bytes += Buffer.byteLength(document.text);
-      tokens += tokenizer.encode(document.text, { addSpecialTokens: false }).length;
+    for await (const part of streamTexts(files)) {
+      bytes += Buffer.byteLength(part);
+      const [ids] = await tokenizers.encodeMany(tokenizer, [part], { addSpecialTokens: false });
+      tokens += ids!.length;
     }
-    print(`${tokenizer.vocabularySize} tokens from ${documents.length} files in ${formatSeconds(seconds)}: ${output}`);
+    print(`${tokenizer.vocabularySize} tokens from ${files.length} files in ${formatSeconds(seconds)}: ${output}`);
     print(`${(bytes / tokens).toFixed(2)} bytes per token on this text`);
     if (tokenizer.vocabularySize < vocabulary) {
       print(`Fewer than ${vocabulary}: no more pairs are seen ${minFrequency} times.`);
     }
-    return { output, vocabulary: tokenizer.vocabularySize, documents: documents.length, bytes, tokens, seconds };
+    return { output, kind, vocabulary: tokenizer.vocabularySize, documents: files.length, bytes, tokens, seconds };
   },
 });
 

@@ -188,6 +188,13 @@ def main():
         }
         if name == "unigram":
             cases.append(record("T5", t5(model)))
+    trained = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<unk>", "<s>", "</s>", *[f"<0x{b:02X}>" for b in range(256)]]
+    trained.train_from_iterator(
+        SHAKESPEARE.split("\n"), trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False)
+    )
+    write_gz("trained-characters.json.gz", json.dumps([trained.id_to_token(i) for i in range(900)]))
     write_gz("kinds.json.gz", json.dumps(cases, ensure_ascii=True))
     write_gz("sentencepiece.json.gz", json.dumps(models_, ensure_ascii=True))
 

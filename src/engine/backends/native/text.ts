@@ -43,6 +43,17 @@ export interface NativeText {
     vocabulary: number,
     minFrequency: number,
   ): Promise<Uint32Array>;
+  /** The same from words that are symbols already, with the counts of each; `limits` is vocabulary and minFrequency. */
+  bpeLearnSymbols(
+    trainer: NativeBpeTrainer,
+    symbols: Uint32Array,
+    ends: Float64Array,
+    counts: Float64Array,
+    tokenBytes: Uint8Array,
+    tokenEnds: Float64Array,
+    limits: Float64Array,
+    prefix: Uint8Array,
+  ): Promise<Uint32Array>;
   bpeProgress(trainer: NativeBpeTrainer): number;
 }
 

@@ -1,0 +1,261 @@
+import { InputError } from "../tensor/errors.ts";
+import { UnitTrie } from "./unigram.ts";
+
+export interface UnigramTrainingOptions {
+  /** Pieces wanted, characters included; fewer come out when the text has no more that repeat. */
+  readonly pieces: number;
+  /** Characters that must be pieces: those the text is allowed to have. */
+  readonly alphabet: ReadonlySet<string>;
+  /** In characters. Default 16. */
+  readonly longest?: number;
+  /** Pieces the first model has at most. Default 1,000,000. */
+  readonly seeds?: number;
+  /** Part of the pieces that survives each pruning. Default 0.75. */
+  readonly shrink?: number;
+  readonly onRound?: (pieces: number) => void;
+}
+
+export interface UnigramVocabulary {
+  /** Best first. */
+  readonly pieces: readonly string[];
+  /** Log probabilities. */
+  readonly scores: Float64Array;
+}
+
+/**
+ * Learns a Unigram vocabulary (Kudo 2018, section 3.2) as SentencePiece does: frequent substrings as seeds, rounds of expectation
+ * maximisation with Bayesian (digamma) estimates, and pruning of the pieces whose loss costs the likelihood least.
+ * @param words how often each pre-token occurs
+ * @throws InputError when there is no room for the alphabet
+ */
+export function trainUnigram(words: ReadonlyMap<string, number>, options: UnigramTrainingOptions): UnigramVocabulary {
+  const { pieces: wanted, alphabet, longest = 16, seeds = 1_000_000, shrink = 0.75, onRound } = options;
+  if (alphabet.size > wanted) {
+    throw new InputError(
+      `vocabulary: ${wanted} pieces have no room for the ${alphabet.size} characters of the text. ` +
+        "Ask for more, or for less coverage of characters.",
+    );
+  }
+  // A character outside of the alphabet ends a piece: words are cut there.
+  const parts = new Map<string, number>();
+  for (const [word, count] of words) {
+    let start = 0;
+    let at = 0;
+    const add = (): void => {
+      if (at > start) parts.set(word.slice(start, at), (parts.get(word.slice(start, at)) ?? 0) + count);
+    };
+    for (const character of word) {
+      if (!alphabet.has(character)) {
+        add();
+        start = at + character.length;
+      }
+      at += character.length;
+    }
+    add();
+  }
+  let model = seed(parts, alphabet, longest, seeds);
+  const desired = Math.max(Math.floor(wanted * 1.1), alphabet.size);
+  for (;;) {
+    for (let round = 0; round < 2; round++) model = maximise(model, expect(model, parts), alphabet);
+    onRound?.(model.pieces.length);
+    if (model.pieces.length <= desired) break;
+    const before = model.pieces.length;
+    model = prune(model, parts, alphabet, Math.max(desired, Math.floor(shrink * before)));
+    if (model.pieces.length === before) break;
+  }
+  return finish(model, alphabet, wanted);
+}
+
+interface Model {
+  readonly pieces: string[];
+  readonly scores: Float64Array;
+}
+
+/** Substrings seen twice or more, level by level: one can only be frequent if what it is made of is. */
+function seed(words: ReadonlyMap<string, number>, alphabet: ReadonlySet<string>, longest: number, most: number): Model {
+  const single = new Map<string, number>([...alphabet].map((character) => [character, 0]));
+  const split = Array.from(words, ([word, count]): [string[], number] => [[...word], count]);
+  for (const [characters, count] of split) for (const c of characters) single.set(c, single.get(c)! + count);
+  const found: [string, number][] = [];
+  let previous: ReadonlyMap<string, number> = single;
+  for (let length = 2; length <= longest; length++) {
+    const level = new Map<string, number>();
+    for (const [characters, count] of split) {
+      for (let i = 0; i + length <= characters.length; i++) {
+        const head = characters.slice(i, i + length - 1).join("");
+        if (!((previous.get(head) ?? 0) >= 2)) continue;
+        const whole = head + characters[i + length - 1]!;
+        level.set(whole, (level.get(whole) ?? 0) + count);
+      }
+    }
+    for (const [text, count] of level) {
+      if (count < 2) level.delete(text);
+      else found.push([text, count * length]);
+    }
+    if (level.size === 0) break;
+    previous = level;
+  }
+  found.sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
+  const kept: [string, number][] = [...single, ...found.slice(0, Math.max(0, most - single.size))];
+  const total = Math.log(kept.reduce((sum, [, score]) => sum + Math.max(score, 1), 0));
+  return {
+    pieces: kept.map(([text]) => text),
+    scores: Float64Array.from(kept, ([, score]) => Math.log(Math.max(score, 1)) - total),
+  };
+}
+
+const trieOf = ({ pieces }: Model): UnitTrie => {
+  const trie = new UnitTrie();
+  pieces.forEach((piece, id) => {
+    trie.add(piece, id);
+  });
+  return trie;
+};
+
+const addLogs = (a: number, b: number): number => {
+  if (a === Number.NEGATIVE_INFINITY) return b;
+  const [high, low] = a > b ? [a, b] : [b, a];
+  return high + Math.log1p(Math.exp(low - high));
+};
+
+/** How often each piece is expected, over all segmentations of each word: forward and backward sums. */
+function expect(model: Model, words: ReadonlyMap<string, number>): Float64Array {
+  const trie = trieOf(model);
+  const expected = new Float64Array(model.pieces.length);
+  for (const [word, count] of words) {
+    const n = word.length;
+    const forward = new Float64Array(n + 1).fill(Number.NEGATIVE_INFINITY);
+    forward[0] = 0;
+    const edges: number[] = []; // from, to, id
+    for (let from = 0; from < n; from++) {
+      if (forward[from] === Number.NEGATIVE_INFINITY) continue;
+      for (let to = from, node = 0; to < n; ) {
+        node = trie.step(node, word.charCodeAt(to++));
+        if (node === -1) break;
+        const id = trie.ids[node]!;
+        if (id === -1) continue;
+        edges.push(from, to, id);
+        forward[to] = addLogs(forward[to]!, forward[from]! + model.scores[id]!);
+      }
+    }
+    if (forward[n] === Number.NEGATIVE_INFINITY) continue;
+    const backward = new Float64Array(n + 1).fill(Number.NEGATIVE_INFINITY);
+    backward[n] = 0;
+    for (let e = edges.length - 3; e >= 0; e -= 3) {
+      const from = edges[e]!;
+      backward[from] = addLogs(backward[from]!, backward[edges[e + 1]!]! + model.scores[edges[e + 2]!]!);
+    }
+    for (let e = 0; e < edges.length; e += 3) {
+      const id = edges[e + 2]!;
+      const log = forward[edges[e]!]! + model.scores[id]! + backward[edges[e + 1]!]! - forward[n]!;
+      expected[id] = expected[id]! + count * Math.exp(log);
+    }
+  }
+  return expected;
+}
+
+/** Derivative of log gamma: asymptotic series after a shift above 7. */
+function digamma(x: number): number {
+  let result = 0;
+  let y = x;
+  for (; y < 7; y++) result -= 1 / y;
+  y -= 0.5;
+  const square = 1 / (y * y);
+  return result + Math.log(y) + square * (1 / 24 - square * (7 / 960 - square * (31 / 8064 - (square * 127) / 30720)));
+}
+
+/** Pieces expected half a time or more stay, with the estimate that prefers few pieces; characters stay in any case. */
+function maximise(model: Model, expected: Float64Array, alphabet: ReadonlySet<string>): Model {
+  const pieces: string[] = [];
+  const counts: number[] = [];
+  model.pieces.forEach((piece, id) => {
+    if (expected[id]! < 0.5 && !alphabet.has(piece)) return;
+    pieces.push(piece);
+    counts.push(Math.max(expected[id]!, 0.5));
+  });
+  const total = digamma(counts.reduce((sum, count) => sum + count, 0));
+  return { pieces, scores: Float64Array.from(counts, (count) => digamma(count) - total) };
+}
+
+/** The best path through `text`, without piece `forbidden`; undefined if there is none. */
+function viterbi(
+  model: Model,
+  trie: UnitTrie,
+  text: string,
+  forbidden: number,
+): { ids: number[]; score: number } | undefined {
+  const n = text.length;
+  const best = new Float64Array(n + 1).fill(Number.NEGATIVE_INFINITY);
+  const from = new Int32Array(n + 1);
+  const piece = new Int32Array(n + 1);
+  best[0] = 0;
+  for (let start = 0; start < n; start++) {
+    if (best[start] === Number.NEGATIVE_INFINITY) continue;
+    for (let end = start, node = 0; end < n; ) {
+      node = trie.step(node, text.charCodeAt(end++));
+      if (node === -1) break;
+      const id = trie.ids[node]!;
+      if (id === -1 || id === forbidden) continue;
+      const score = best[start]! + model.scores[id]!;
+      if (score > best[end]!) {
+        best[end] = score;
+        from[end] = start;
+        piece[end] = id;
+      }
+    }
+  }
+  if (best[n] === Number.NEGATIVE_INFINITY) return undefined;
+  const ids: number[] = [];
+  for (let end = n; end > 0; end = from[end]!) ids.push(piece[end]!);
+  return { ids, score: best[n]! };
+}
+
+/** Drops pieces until `size` are left: first those that are cut up anyway, then those whose replacement costs the likelihood least. */
+function prune(model: Model, words: ReadonlyMap<string, number>, alphabet: ReadonlySet<string>, size: number): Model {
+  const trie = trieOf(model);
+  const counts = new Float64Array(model.pieces.length);
+  let total = 0;
+  for (const [word, count] of words) {
+    for (const id of viterbi(model, trie, word, -1)?.ids ?? []) {
+      counts[id] = counts[id]! + count;
+      total += count;
+    }
+  }
+  const logTotal = Math.log(total);
+  const kept: number[] = [];
+  const candidates: { id: number; loss: number }[] = [];
+  model.pieces.forEach((piece, id) => {
+    if (alphabet.has(piece)) {
+      kept.push(id);
+      return;
+    }
+    const other = viterbi(model, trie, piece, id);
+    if (other === undefined) {
+      kept.push(id);
+      return;
+    }
+    const count = counts[id]!;
+    if (other.score > model.scores[id]! || count === 0) return;
+    const logOther = Math.log(total + count * (other.ids.length - 1));
+    const replaced = other.ids.reduce((sum, alternative) => sum + Math.log(counts[alternative]! + count) - logOther, 0);
+    candidates.push({ id, loss: (count / total) * (Math.log(count) - logTotal - replaced) });
+  });
+  candidates.sort((a, b) => b.loss - a.loss || a.id - b.id);
+  for (const { id } of candidates) {
+    if (kept.length >= size) break;
+    kept.push(id);
+  }
+  kept.sort((a, b) => a - b);
+  return { pieces: kept.map((id) => model.pieces[id]!), scores: Float64Array.from(kept, (id) => model.scores[id]!) };
+}
+
+/** All characters, and the best of the rest; best first. */
+function finish(model: Model, alphabet: ReadonlySet<string>, wanted: number): UnigramVocabulary {
+  const entries = model.pieces.map((piece, id) => ({ piece, score: model.scores[id]! }));
+  const better = (a: { piece: string; score: number }, b: { piece: string; score: number }): number =>
+    b.score - a.score || (a.piece < b.piece ? -1 : 1);
+  const characters = entries.filter(({ piece }) => alphabet.has(piece));
+  const others = entries.filter(({ piece }) => !alphabet.has(piece)).sort(better);
+  const all = [...characters, ...others.slice(0, Math.max(0, wanted - characters.length))].sort(better);
+  return { pieces: all.map(({ piece }) => piece), scores: Float64Array.from(all, ({ score }) => score) };
+}
