@@ -39,9 +39,12 @@ HOWDAH_INLINE vf load_as(const T* p, int64_t n) {
   return load(lanes);
 }
 
-/** C (R, V*W) = [C +] A (R, k) B (k, V*W): tile_product with a second operand of another storage, converted as it is loaded. */
+/**
+ * C (R, V*W) = [C +] A (R, k) B (k, V*W): tile_product with a second operand of another storage, converted as it is loaded. Meanwhile the rows of
+ * the matrix that is read next, `ahead`, come into the cache: with few rows of A, reading is what takes the time.
+ */
 template <int R, int V, class T>
-void stored_product(const float* a, int64_t lda, const T* b, int64_t ldb, int64_t k, float* c, int64_t ldc, bool add) {
+void stored_product(const float* a, int64_t lda, const T* b, int64_t ldb, int64_t k, float* c, int64_t ldc, bool add, const T* ahead) {
   vf sum[R][V];
 HOWDAH_UNROLL
   for (int r = 0; r < R; r++) {
@@ -52,6 +55,11 @@ HOWDAH_UNROLL
     vf row[V];
 HOWDAH_UNROLL
     for (int v = 0; v < V; v++) row[v] = load_as(b + v * W);
+    if (ahead) {
+      for (int64_t line = 0; line < V * W * static_cast<int64_t>(sizeof(T)); line += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(ahead) + line);
+      ahead += V * W;
+    }
 HOWDAH_UNROLL
     for (int r = 0; r < R; r++) {
       const vf number = splat(a[r * lda]);
@@ -69,7 +77,7 @@ HOWDAH_UNROLL
 }
 
 template <class T>
-using StoredProduct = void (*)(const float*, int64_t, const T*, int64_t, int64_t, float*, int64_t, bool);
+using StoredProduct = void (*)(const float*, int64_t, const T*, int64_t, int64_t, float*, int64_t, bool, const T*);
 
 template <class T, int R, int V>
 constexpr StoredProduct<T> pick_stored(int rows, int vectors) {
@@ -95,10 +103,11 @@ inline constexpr StoredTable<T> stored_table;
 
 template <class T>
 HOWDAH_INLINE void stored_strip(int rows, int64_t columns, const float* a, int64_t lda, const T* b, int64_t ldb, int64_t k, float* c,
-                                int64_t ldc, bool add) {
+                                int64_t ldc, bool add, const T* ahead) {
   for (int64_t j = 0; j < columns; j += kTileVectors * W) {
     const int vectors = static_cast<int>(std::min<int64_t>(kTileVectors, (columns - j) / W));
-    stored_table<T>.entry[rows][vectors](a, lda, b + j, ldb, k, c + j, ldc, add);
+    stored_table<T>.entry[rows][vectors](a, lda, b + j, ldb, k, c + j, ldc, add, ahead);
+    if (ahead) ahead += k * vectors * W;
   }
 }
 
@@ -188,7 +197,7 @@ class Walk {
     std::fill_n(sum, rows * W, 0.0f);
     std::fill_n(out, rows * value_width, 0.0f);
     const int64_t begin = s * segment_keys(), end = std::min(begin + segment_keys(), end_of(rows - 1));
-    for (int64_t key0 = begin; key0 < end; key0 += a.page) page(key0, std::min(a.page, end - key0));
+    for (int64_t key0 = begin; key0 < end; key0 += a.page) page(key0, std::min(a.page, end - key0), key0 + a.page < end);
   }
   int64_t segment_keys() const { return std::max(kSegmentKeys / a.page, int64_t{1}) * a.page; }
   float row_sum(int64_t r) const { return reduce_add(load(sum + r * W)); }
@@ -200,8 +209,10 @@ class Walk {
   bool converts;
 
  private:
-  void page(int64_t key0, int64_t n) {
-    const int64_t id = std::clamp<int64_t>(t.run->pages[key0 / a.page], 0, a.pages - 1) * a.groups + t.group;
+  int64_t page_at(int64_t key0) const { return std::clamp<int64_t>(t.run->pages[key0 / a.page], 0, a.pages - 1) * a.groups + t.group; }
+
+  void page(int64_t key0, int64_t n, bool more) {
+    const int64_t id = page_at(key0);
     const T* k = static_cast<const T*>(a.k) + id * a.width * a.page;
     const T* v = static_cast<const T*>(a.v) + id * a.page * a.value_width;
     const float* k_scale = a.k_scale ? a.k_scale + id * a.page : nullptr;
@@ -210,6 +221,7 @@ class Walk {
       convert_across<Half>(k, a.page, a.width, a.page, keys);
       convert_across<Half>(v, a.value_width, n, a.value_width, values);
     }
+    const T* next = more ? static_cast<const T*>(a.k) + page_at(key0 + a.page) * a.width * a.page : nullptr;
     constexpr int64_t per_word = Form<Half>::per_word;
     for (int64_t r0 = 0; r0 < rows; r0 += kTileRows) {
       const int strip = static_cast<int>(std::min<int64_t>(kTileRows, rows - r0));
@@ -218,12 +230,12 @@ class Walk {
       const int64_t columns = pad(end);
       const float* x = q + r0 * width / per_word;
       if (converts) strip_product<false, Half>(strip, columns, x, width / per_word, keys, a.page, Form<Half>::depth(a.width), score, a.page, false);
-      else stored_strip<T>(strip, columns, x, width, k, a.page, a.width, score, a.page, false);
+      else stored_strip<T>(strip, columns, x, width, k, a.page, a.width, score, a.page, false, r0 == 0 ? v : nullptr);
       for (int i = 0; i < strip; i++) softmax_row(r0 + i, score + i * a.page, std::min(end, end_of(r0 + i) - key0), columns, k_scale, v_scale);
       for (int i = 0; i < strip; i++) row_to_words<Half>(score + i * a.page, columns);
       float* y = out + r0 * value_width;
       if (converts) strip_product<false, Half>(strip, value_width, score, a.page, values, value_width, Form<Half>::depth(end), y, value_width, true);
-      else stored_strip<T>(strip, value_width, score, a.page, v, a.value_width, end, y, value_width, true);
+      else stored_strip<T>(strip, value_width, score, a.page, v, a.value_width, end, y, value_width, true, r0 == 0 ? next : nullptr);
     }
   }
 
