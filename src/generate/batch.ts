@@ -3,6 +3,7 @@ import { InputError } from "../tensor/errors.ts";
 import { ContinuousBatch, type Sequence } from "./continuous.ts";
 import { Decoder, type DecoderOptions } from "./decoder.ts";
 import { checkSampling, type SamplingParameters } from "./sampler.ts";
+import { turn } from "./turn.ts";
 
 export interface GenerateOptions extends SamplingParameters {
   /** Most tokens of a reply. It also ends where the capacity does. */
@@ -120,11 +121,6 @@ export class Generator {
   [Symbol.dispose](): void {
     this.dispose();
   }
-}
-
-/** Lets everything else that waits in this thread run. */
-export function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** Continues a list of prompts once. For more than once, keep a `Generator`: it keeps its compiled programs. */

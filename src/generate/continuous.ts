@@ -4,6 +4,7 @@ import type { Decoder } from "./decoder.ts";
 import type { ReplyStep } from "./replies.ts";
 import { type Sampled, Sampler, type SamplingParameters, uniformAt } from "./sampler.ts";
 import { check, type Guess, type Guesser } from "./speculative.ts";
+import { turn } from "./turn.ts";
 
 /** A text in the making, as the batch sees it. */
 export interface Sequence {
@@ -38,6 +39,9 @@ interface Running {
   ready: boolean;
   gone: boolean;
 }
+
+/** Milliseconds of this thread that are taken without a pause. */
+const PATIENCE = 2;
 
 /** What one step does for one sequence. */
 interface Work {
@@ -239,7 +243,13 @@ export class ContinuousBatch {
       work.map(({ one, ids, wanted }) => ({ slot: one.slot, ids, wanted })),
       size,
     );
+    let began = performance.now();
     for (const [i, { one, ids, wanted, guess }] of work.entries()) {
+      // Choosing from a large vocabulary takes a while: whoever else needs this thread comes in between.
+      if (performance.now() - began > PATIENCE) {
+        await turn();
+        began = performance.now();
+      }
       if (one.gone) continue; // left meanwhile
       if (guess) {
         this.#check(model, one, guess, rows[i]!);

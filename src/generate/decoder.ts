@@ -11,6 +11,7 @@ import { dispose, tensors, withTensors } from "../tensor/tree.ts";
 import { type PageCounts, PagePool, type PrefixNode } from "./pages.ts";
 import { answers, type FlatCache, forget, type Queued, ReplyProgram, type ReplyStep } from "./replies.ts";
 import type { Sampled } from "./sampler.ts";
+import { turn } from "./turn.ts";
 
 export interface DecoderOptions {
   /** Sequences that are held at the same time. */
@@ -346,6 +347,27 @@ export class Decoder {
       this.release();
       throw error;
     }
+  }
+
+  /** Compiles the programs of all sizes that one sequence can fill. No slot may be in use. */
+  async warm(model: LanguageModel): Promise<void> {
+    const { capacity, pool } = this.#prepare(model);
+    const asked = pool.tokens.asked;
+    for (const size of this.sizes) {
+      if (size >= capacity) continue;
+      const history = new Array<number>(size).fill(0);
+      this.begin(model, 0, history, size + 1);
+      await this.step(model, [{ slot: 0, ids: history }], size);
+      await turn();
+      if (size <= this.slots) {
+        const how = { prompt: size, sampling: { temperature: 0 }, seed: 0, stream: 0, measure: false };
+        await this.decode(model, [{ slot: 0, history: [...history, 0], ...how }], size);
+        await turn();
+      }
+      this.#forgetReplies();
+      this.clear(0);
+    }
+    pool.tokens.asked = asked;
   }
 
   #queue(model: LanguageModel, replies: readonly ReplyStep[], rows: number, capacity: number, before?: Queued): Queued {

@@ -1,7 +1,6 @@
 import type { LanguageModel } from "../models/model.ts";
 import { InputError, StateError } from "../tensor/errors.ts";
 import type { Tokenizer } from "../tokenizers/types.ts";
-import { turn } from "./batch.ts";
 import { ReplyChannel } from "./channel.ts";
 import { ContinuousBatch, type Sequence } from "./continuous.ts";
 import { Decoder, type DecoderOptions } from "./decoder.ts";
@@ -9,6 +8,7 @@ import type { PageCounts } from "./pages.ts";
 import { checkSampling } from "./sampler.ts";
 import { DraftGuesser, type Guesser, lookUpGuesser } from "./speculative.ts";
 import { ReplyText } from "./text.ts";
+import { turn } from "./turn.ts";
 import type { ReplyChunk, ReplyRequest } from "./types.ts";
 
 export interface EngineOptions extends Partial<DecoderOptions> {
@@ -123,6 +123,11 @@ export class ReplyEngine {
       prefixTokens: { ...prefixTokens },
       guesses: { ...guesses },
     };
+  }
+
+  /** Compiles all programs, so that no request waits for that. Call it before the first request. */
+  warm(): Promise<void> {
+    return this.#decoder.warm(this.model);
   }
 
   /**

@@ -293,6 +293,18 @@ describe("a model of random weights", () => {
     expect(reply.text).toBe(tokenizer.decode(known, { skipSpecialTokens: true }));
   });
 
+  test("an engine that was warmed up compiles nothing for requests, and has no memory of it", async () => {
+    const warm = new ReplyEngine({ model, tokenizer, slots: 4, chunks: [8] });
+    await warm.warm();
+    const { programs } = warm;
+    expect(programs).toBeGreaterThan(3);
+    const [fresh, known] = [await whole(warm, request(5)), await whole(engine, request(5))];
+    expect(fresh.tokens).toEqual(known.tokens);
+    expect(warm.programs).toBe(programs);
+    expect(warm.status).toMatchObject({ running: 0, pages: { held: 0 }, prefixTokens: { found: 0 } });
+    await warm.close();
+  });
+
   test("few programs did all that: prompts in steps of 4 and 8 tokens, replies in steps of 1 and 4", () => {
     expect(engine.programs).toBe(4);
   });

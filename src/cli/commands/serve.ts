@@ -61,7 +61,10 @@ export const serve = defineCommand({
     const database = environment.DATABASE_URL;
     try {
       for (const { id, folder } of places) {
-        registry.add(await openHost(folder, { ...o, id }));
+        const host = await openHost(folder, { ...o, id });
+        registry.add(host);
+        // Compiling a program holds this thread up for a moment: better now than in the middle of somebody's reply.
+        if (backend === "native") await host.engine.warm();
         signal.throwIfAborted();
       }
       const server = await createServer({
