@@ -147,3 +147,11 @@ describe("howdah doctor", () => {
     expect(speed.read_gb_per_second).toBeLessThan(10_000);
   });
 });
+
+describe("howdah generate --weights", () => {
+  test("a format that there is not is refused by name, before anything is loaded", async () => {
+    const { exitCode, text } = await howdah("generate", "--model", "nowhere", "--prompt", "x", "--weights", "int3");
+    expect(exitCode).toBe(2);
+    expect(`${err}${text}${out}`).toMatch(/weights.*(bf16|int8|int4)/is);
+  });
+});
