@@ -32,7 +32,7 @@ export const rooms: Readonly<Record<string, Room>> = {
   guard: { on: ["align"] },
   apply: { on: ["generate", "data"] },
   scale: { on: ["train"] },
-  serve: { on: ["align", "apply"], npm: ["@electric-sql/pglite", "@hono/node-server", "hono", "pg", "zod"] },
+  serve: { on: ["align", "apply"], npm: ["@electric-sql/pglite", "@hono/node-server", "hono", "pg", "yaml", "zod"] },
   cli: { on: ["pipeline", "serve", "inspect", "guard", "scale"], npm: ["commander", "zod"] },
 };
 

@@ -57,7 +57,7 @@ export interface EventsPage {
 }
 
 /** Messages of GET /api/changes: what to load again. */
-export type Change = "models" | "runs";
+export type Change = "models" | "runs" | "data";
 
 /** How a reply was sampled. */
 export type Settings = Record<string, number | string | null>;

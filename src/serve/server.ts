@@ -1,4 +1,5 @@
 import type { AddressInfo } from "node:net";
+import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createAdaptorServer, type HttpBindings } from "@hono/node-server";
 import { Hono } from "hono";
@@ -19,6 +20,8 @@ export interface ServerOptions {
   readonly models: ModelRegistry;
   /** The folder that holds one folder for each run. Need not exist yet. */
   readonly runsDir: string;
+  /** The folder that holds one folder for each corpus. `data` beside `runsDir` unless given; need not exist. */
+  readonly dataDir?: string;
   /** 127.0.0.1 unless given; another address needs `apiKey`. */
   readonly host?: string;
   /** 0 takes any free port. */
@@ -96,7 +99,8 @@ export async function createServer(options: ServerOptions): Promise<Server> {
   });
   app.route("/v1", openAiRoutes({ models: options.models, limits, gate, closed: closed.signal, report }));
   const { models, runsDir } = options;
-  app.route("/api", studioRoutes({ models, runsDir, votes, limits, draining: draining.signal, report }));
+  const dataDir = options.dataDir ?? join(runsDir, "..", "data");
+  app.route("/api", studioRoutes({ models, runsDir, dataDir, votes, limits, draining: draining.signal, report }));
   app.all("/v1/*", (c) => notFound(c.req.method, c.req.path));
   app.all("/api/*", (c) => notFound(c.req.method, c.req.path));
   app.get("*", (c) => pages.answer(c.req.path, c.req.header("if-none-match")));

@@ -173,16 +173,16 @@ describe("the Studio's API", () => {
 
   test("models and runs that appear are announced", async () => {
     const stream = listen(`${server.url}/api/changes`);
-    await until(() => stream.messages.length === 2);
-    expect(stream.messages.toSorted()).toEqual(["models", "runs"]);
+    await until(() => stream.messages.length === 3);
+    expect(stream.messages.toSorted()).toEqual(["data", "models", "runs"]);
     models.add(scriptedModel("sft", ["."]));
-    await until(() => stream.messages[2] === "models");
+    await until(() => stream.messages.slice(3).includes("models"));
     expect(await get("/api/models")).toMatchObject({
       models: [{ id: "base", description: "pre-trained" }, { id: "sft" }],
     });
     mkdirSync(join(runsDir, "lear"));
     writeFileSync(join(runsDir, "lear", "events.jsonl"), lines(events.slice(0, 1)));
-    await until(() => stream.messages.includes("runs", 3));
+    await until(() => stream.messages.includes("runs", 4));
     stream.close();
   });
 

@@ -34,6 +34,11 @@ const options = z.object({
   ...cacheOptions,
   maxTokens: z.number().int().min(1).default(1024).describe("most tokens of a reply that clients may ask for"),
   runs: z.string().default("runs").describe("the folder of the runs, which the pages show").meta({ value: "DIR" }),
+  data: z
+    .string()
+    .default("data")
+    .describe("the folder of the corpora that data build made, which the pages show")
+    .meta({ value: "DIR" }),
   weights: weightsOption,
   backend: backendOption,
 });
@@ -70,6 +75,7 @@ export const serve = defineCommand({
       const server = await createServer({
         models: registry,
         runsDir: resolve(o.runs),
+        dataDir: resolve(o.data),
         host: o.host,
         port: o.port,
         allowedHosts: o.allowHost,

@@ -119,6 +119,7 @@ async function listen(
     createServer({
       models: registry,
       runsDir: resolve(runsDir),
+      dataDir: resolve("data"),
       port: p,
       ...(database ? { databaseUrl: database } : {}),
     });

@@ -1,5 +1,8 @@
 import { closeSync, openSync, readSync } from "node:fs";
 
+/** Characters of a dropped document that are kept for people to look at. */
+export const SHOWN = 4000;
+
 /** The lines of a file as JSON, one after the other, without holding more than a megabyte and the longest line. Written by us: not checked. */
 export function* jsonLines<T>(path: string): Generator<T> {
   const file = openSync(path, "r");

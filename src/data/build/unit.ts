@@ -12,6 +12,7 @@ import { extractRaw } from "../extract/raw.ts";
 import type { Input } from "../sources/files.ts";
 import { readDocuments, readInput } from "../sources/read.ts";
 import { makeFilters } from "./filters.ts";
+import { SHOWN } from "./lines.ts";
 import type { DataRecipe, DataSource, FilterStep, NearStep } from "./recipe.ts";
 
 /** What is done with one input: everything that decides its result, and where that goes. */
@@ -38,12 +39,11 @@ export interface DroppedDocument {
   readonly source: string;
   readonly reason: Reason;
   readonly text: string;
+  /** As guessed from the text. Not in what older versions wrote. */
+  readonly lang?: string;
   readonly title?: string;
   readonly url?: string;
 }
-/** Characters of a dropped document that are kept for people to look at. */
-export const SHOWN = 4000;
-
 export interface UnitResult {
   readonly key: string;
   readonly path: string;
@@ -199,7 +199,7 @@ export class UnitWorker {
     const add = (to: Record<string, number>, key: string, n = 1) => {
       to[key] = (to[key] ?? 0) + n;
     };
-    const drop = (document: Document, text: string, reason: Reason) => {
+    const drop = (document: Document, text: string, reason: Reason, lang: string) => {
       add(result.dropped, `${reason.filter}/${reason.rule}`);
       const { title, url } = document.meta;
       const line: DroppedDocument = {
@@ -207,6 +207,7 @@ export class UnitWorker {
         source: document.source,
         reason,
         text: text.slice(0, SHOWN),
+        lang,
         ...(title === undefined ? {} : { title }),
         ...(url === undefined ? {} : { url }),
       };
@@ -240,16 +241,11 @@ export class UnitWorker {
       const { language } = guessLanguage(item.text);
       const cleaned = clean(filters, item.text, language === "und" ? "en" : language);
       for (const [rule, n] of Object.entries(cleaned.taken)) add(result.taken, rule, n);
-      if (cleaned.reason) drop(item, cleaned.text, cleaned.reason);
-      else if (cleaned.text.trim() === "")
-        drop(item, item.text, {
-          filter: "clean",
-          rule: "empty",
-          value: 0,
-          threshold: 1,
-          why: "Nothing was left of it.",
-        });
-      else {
+      if (cleaned.reason) drop(item, cleaned.text, cleaned.reason, language);
+      else if (cleaned.text.trim() === "") {
+        const why = "Nothing was left of it.";
+        drop(item, item.text, { filter: "clean", rule: "empty", value: 0, threshold: 1, why }, language);
+      } else {
         const found = leaks?.find(cleaned.text) ?? [];
         for (const name of new Set(found.map((l) => l.evaluation))) add(result.leaks, name);
         if (found.length === 0) keep({ ...item, text: cleaned.text }, language);
@@ -259,13 +255,9 @@ export class UnitWorker {
         } else {
           const { evaluation, item: at, start: from, end } = found[0]!;
           const shown = JSON.stringify(cleaned.text.slice(from, Math.min(end, from + 80)));
-          drop(item, cleaned.text, {
-            filter: "decontaminate",
-            rule: evaluation,
-            value: found.length,
-            threshold: 0,
-            why: `It has words of ${evaluation}, item ${at}: ${shown}.`,
-          });
+          const why = `It has words of ${evaluation}, item ${at}: ${shown}.`;
+          const reason = { filter: "decontaminate", rule: evaluation, value: found.length, threshold: 0, why };
+          drop(item, cleaned.text, reason, language);
         }
       }
       onProgress(1, bytes);

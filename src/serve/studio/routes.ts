@@ -9,12 +9,15 @@ import { parse } from "../openai/requests.ts";
 import { newVote, type VoteStore } from "../records/votes.ts";
 import type { Env } from "../server.ts";
 import { type EventSink, eventStream } from "../sse.ts";
+import { Corpora } from "./corpora.ts";
+import { dataRoutes } from "./data-routes.ts";
 import { FolderWatch, followEvents, readEvents } from "./event-log.ts";
 import { Runs } from "./runs.ts";
 
 export interface StudioOptions {
   readonly models: ModelRegistry;
   readonly runsDir: string;
+  readonly dataDir: string;
   readonly votes: VoteStore;
   readonly limits: ServeLimits;
   /** Event streams end when the server begins to drain; the Studio connects again. */
@@ -28,10 +31,11 @@ const listQuery = z.object({
   before: z.coerce.number().int().min(1).optional(),
 });
 
-/** `/api`: runs as they happen, the models there are, people's votes. */
-export function studioRoutes({ models, runsDir, votes, limits, draining, report }: StudioOptions): Hono<Env> {
+/** `/api`: runs as they happen, the models there are, corpora, people's votes. */
+export function studioRoutes({ models, runsDir, dataDir, votes, limits, draining, report }: StudioOptions): Hono<Env> {
   const app = new Hono<Env>();
   const runs = new Runs(runsDir);
+  const corpora = new Corpora(dataDir);
   let streams = 0;
 
   /** An event stream that ends when its client leaves or the server drains. */
@@ -76,20 +80,29 @@ export function studioRoutes({ models, runsDir, votes, limits, draining, report 
   /** Says what has changed; the Studio then loads it again. */
   app.get("/changes", () =>
     stream(async (sink, signal) => {
-      let pending = new Set<Change>(["models", "runs"]);
+      let pending = new Set<Change>(["models", "runs", "data"]);
       let wake = () => {};
       const note = (change: Change) => {
         pending.add(change);
         wake();
       };
       const unsubscribe = models.onChange(() => note("models"));
-      let names = "";
-      const look = async () => {
-        const now = JSON.stringify((await runs.list()).map((run) => [run.name, run.status, run.stage]));
-        if (now !== names) note("runs");
-        names = now;
+      const seen = { runs: "", data: "" };
+      const compare = (change: "runs" | "data", list: unknown) => {
+        const now = JSON.stringify(list);
+        if (now !== seen[change]) note(change);
+        seen[change] = now;
       };
-      const folderWatch = new FolderWatch(runsDir, () => void look().catch(report));
+      const lookAtRuns = async () =>
+        compare(
+          "runs",
+          (await runs.list()).map((run) => [run.name, run.status, run.stage]),
+        );
+      const lookAtData = async () => compare("data", await corpora.list());
+      const watches = [
+        new FolderWatch(runsDir, () => void lookAtRuns().catch(report)),
+        new FolderWatch(dataDir, () => void lookAtData().catch(report)),
+      ];
       signal.addEventListener("abort", () => wake(), { once: true });
       try {
         while (!signal.aborted) {
@@ -104,7 +117,7 @@ export function studioRoutes({ models, runsDir, votes, limits, draining, report 
         }
       } finally {
         unsubscribe();
-        folderWatch.close();
+        for (const watch of watches) watch.close();
       }
     }),
   );
@@ -125,6 +138,8 @@ export function studioRoutes({ models, runsDir, votes, limits, draining, report 
       followEvents(folder, offset, signal, (page) => sink.send(JSON.stringify(page), { id: String(page.next) })),
     );
   });
+
+  app.route("/data", dataRoutes(corpora));
 
   app.get("/votes", async (c) => {
     const { limit, before } = parse(listQuery, c.req.query());

@@ -6,8 +6,8 @@ import type { RunDetail, RunEvent, RunSummary } from "../api.ts";
 import { ApiError } from "../errors.ts";
 import { readEvents } from "./event-log.ts";
 
-/** A run's folder name: no separators, nothing hidden, no "..". */
-const runName = /^[\p{L}\p{N}_][\p{L}\p{N}_. -]{0,127}$/u;
+/** The name of a folder of a run or a corpus: no separators, nothing hidden, no "..". */
+export const folderName = /^[\p{L}\p{N}_][\p{L}\p{N}_. -]{0,127}$/u;
 
 /** Reads the folder of runs. It never writes there. */
 export class Runs {
@@ -22,7 +22,7 @@ export class Runs {
   /** @throws ApiError 404 */
   async folder(name: string): Promise<string> {
     const folder = join(this.#dir, name);
-    if (runName.test(name) && (await stat(folder).catch(() => undefined))?.isDirectory()) return folder;
+    if (folderName.test(name) && (await stat(folder).catch(() => undefined))?.isDirectory()) return folder;
     throw new ApiError(404, "run_not_found", `There is no run ${JSON.stringify(name)}.`);
   }
 
@@ -34,7 +34,7 @@ export class Runs {
     });
     const runs: RunSummary[] = [];
     for (const entry of entries) {
-      if (!entry.isDirectory() || !runName.test(entry.name)) continue;
+      if (!entry.isDirectory() || !folderName.test(entry.name)) continue;
       const folder = join(this.#dir, entry.name);
       if (!((await isFile(`${folder}/events.jsonl`)) || (await isFile(`${folder}/recipe.yaml`)))) continue;
       runs.push(await this.#summary(entry.name, folder));
