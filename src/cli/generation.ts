@@ -65,8 +65,10 @@ export function installBackend(wanted: BackendChoice, warn: (line: string) => vo
 export const cacheOptions = {
   cache: z
     .enum(["f32", "bf16", "int8"])
-    .default("f32")
-    .describe("what keys and values are rounded to; bf16 takes half the memory, int8 a quarter"),
+    .optional()
+    .describe(
+      "what keys and values are rounded to; bf16 takes half the memory, int8 a quarter. Default bf16, and f32 beside weights in f32",
+    ),
   cacheTokens: z
     .number()
     .int()
@@ -115,7 +117,7 @@ export async function openHost(
       tokenizer,
       ...(slots === undefined ? {} : { slots }),
       ...(description === undefined ? {} : { description }),
-      cache: cache === "int8" ? "i8" : cache,
+      cache: cache === "int8" ? "i8" : (cache ?? (weights === "f32" ? "f32" : "bf16")),
       cacheTokens,
       prefixes,
       lookUp: ngram,

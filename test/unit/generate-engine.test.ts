@@ -293,6 +293,17 @@ describe("a model of random weights", () => {
     expect(reply.text).toBe(tokenizer.decode(known, { skipSpecialTokens: true }));
   });
 
+  test("the first chunk of a text that begins like an earlier one says how much of it was known", async () => {
+    const prompt = encode("abcdefghij".repeat(8).slice(0, 70));
+    const cached: (number | undefined)[] = [];
+    for (const end of ["x", "y"])
+      for await (const chunk of engine.reply({ prompt: [...prompt, ...encode(end)], maxTokens: 2, temperature: 0 }))
+        cached.push(chunk.cached);
+    expect(cached.filter((n) => n !== undefined)).toEqual([64]);
+    expect(cached.findIndex((n) => n !== undefined)).toBeGreaterThan(0);
+    expect(engine.status.prefixTokens.found).toBeGreaterThanOrEqual(64);
+  });
+
   test("an engine that was warmed up compiles nothing for requests, and has no memory of it", async () => {
     const warm = new ReplyEngine({ model, tokenizer, slots: 4, chunks: [8] });
     await warm.warm();
