@@ -1,6 +1,7 @@
 import type { Command } from "../../src/cli/command.ts";
 import { bert } from "./bert.ts";
 import { compare } from "./compare.ts";
+import { data, dedup } from "./data.ts";
 import { decode, prompt } from "./decode.ts";
 import { eventloop } from "./eventloop.ts";
 import { extract } from "./extract.ts";
@@ -25,6 +26,8 @@ export const suites: readonly Command[] = [
   serve,
   tokenizers,
   extract,
+  data,
+  dedup,
   neighbour,
   eventloop,
   profile,

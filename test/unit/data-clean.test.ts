@@ -7,6 +7,7 @@ import {
   gopherQuality,
   guessLanguage,
   languageFilter,
+  loadLanguages,
   NGramModel,
   Page,
   parseWordList,
@@ -97,6 +98,7 @@ describe("personal data", () => {
 });
 
 describe("languages", () => {
+  beforeAll(() => loadLanguages());
   test.each([
     ["en", "The committee will meet again on Thursday to discuss what should be done about the old bridge."],
     ["de", "Der Ausschuss trifft sich am Donnerstag wieder, um zu beraten, was mit der alten Brücke geschehen soll."],

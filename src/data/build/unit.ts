@@ -2,7 +2,7 @@ import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSyn
 import { join } from "node:path";
 import { explainWrite, writeFileAtomic } from "../../runs/atomic.ts";
 import { clean, type Filter, type Reason } from "../clean/filter.ts";
-import { guessLanguage } from "../clean/language.ts";
+import { guessLanguage, loadLanguages } from "../clean/language.ts";
 import { cutLeaks, LeakFinder } from "../dedup/decontaminate.ts";
 import { comparable } from "../dedup/exact.ts";
 import { hash64 } from "../dedup/hash.ts";
@@ -169,6 +169,7 @@ export class UnitWorker {
     signal?: AbortSignal,
   ): Promise<UnitResult> {
     const start = performance.now();
+    await loadLanguages();
     const filters = await this.#filtersOf(task);
     const leaks = await this.#leaksOf(task);
     const hasher = task.near && this.#hasherOf(task.near);

@@ -1,4 +1,4 @@
-import { eld } from "eld/medium";
+import { StateError } from "../../tensor/errors.ts";
 import { drop, type Filter, kept, type Outcome, type Page, percent } from "./filter.ts";
 
 export interface LanguageGuess {
@@ -8,6 +8,14 @@ export interface LanguageGuess {
   readonly confidence: number;
 }
 
+/** The n-grams take most of a second to load: only those wait who guess languages. */
+let detector: typeof import("eld/medium").eld | undefined;
+
+/** Comes before {@link guessLanguage}. */
+export async function loadLanguages(): Promise<void> {
+  detector ??= (await import("eld/medium")).eld;
+}
+
 /** Characters that are looked at: more text makes no guess better. */
 const ENOUGH = 4000;
 const kana = /[\p{Script=Hiragana}\p{Script=Katakana}]/gu;
@@ -15,7 +23,7 @@ const hanRuns = /\p{Script=Han}/gu;
 const hangul = /\p{Script=Hangul}/gu;
 const letters = /\p{L}/gu;
 
-/** Written language by its script where the script says it, by n-grams (eld, Apache-2.0) elsewhere. */
+/** Written language by its script where the script says it, by n-grams (eld, Apache-2.0) elsewhere. @throws StateError before loadLanguages() */
 export function guessLanguage(text: string): LanguageGuess {
   const sample =
     text.length > ENOUGH
@@ -31,7 +39,8 @@ export function guessLanguage(text: string): LanguageGuess {
   if (japanese > 0.1 && japanese + han > 0.4) return { language: "ja", confidence: sure(japanese + han) };
   // A word of Chinese is one or two characters, a word of Latin letters five: a page can be Chinese with fewer characters of it.
   if (han > 0.25) return { language: "zh", confidence: sure(han / (han + (1 - han - japanese) / 4)) };
-  const found = eld.detect(sample);
+  if (!detector) throw new StateError("guessLanguage: await loadLanguages() first.");
+  const found = detector.detect(sample);
   if (found.language === "") return { language: "und", confidence: 0 };
   const scores = Object.values(found.getScores()).sort((a, b) => b - a);
   const best = scores[0] ?? 0;
