@@ -60,7 +60,7 @@ void add_to_base(const EmbeddingGradArgs& a, const Ranges& ranges, int64_t task)
   if (!base) std::fill_n(dtable + low * n, (high - low) * n, T{0});
   const int64_t from = ranges.first[task], end = ranges.first[task + 1];
   if (from == end) return;
-  float* sums = scratch(3, static_cast<size_t>((high - low) * n) * 4); // the ranges lie in other slots
+  float* sums = scratch(0, static_cast<size_t>((high - low) * n) * 4);
   std::vector<bool> touched(static_cast<size_t>(high - low));
   for (int64_t i = from; i < end; i++) {
     const int64_t row = a.ids[ranges.positions[i]] - low;
