@@ -114,15 +114,19 @@ async function javaScript(name: string) {
     throw new InputError("HOWDAH_NODE_PEERS does not name a folder with js-tiktoken and gpt-tokenizer in it.");
   const load = async (path: string): Promise<unknown> =>
     import(pathToFileURL(createRequire(join(folder, "package.json")).resolve(path)).href);
-  const encoder =
-    name === "js-tiktoken"
-      ? (
-          (await load("js-tiktoken")) as { getEncoding(name: string): { encode(text: string, a: [], b: []): number[] } }
-        ).getEncoding("gpt2")
-      : ((await load("gpt-tokenizer/encoding/r50k_base")) as { encode(text: string): number[] });
+  interface Encoder {
+    encode(text: string, options: object, disallowed?: object): number[];
+  }
+  const js = name === "js-tiktoken";
+  const encoder = js
+    ? ((await load("js-tiktoken")) as { getEncoding(name: string): Encoder }).getEncoding("gpt2")
+    : ((await load("gpt-tokenizer/encoding/r50k_base")) as Encoder);
+  // Special tokens spelled out in a text are text.
+  const plain = (text: string) =>
+    js ? encoder.encode(text, [], []) : encoder.encode(text, { disallowedSpecial: new Set<string>() });
   return {
     about: name,
-    encode: async (texts: readonly string[]) => texts.map((text) => encoder.encode(text, [], [])),
+    encode: async (texts: readonly string[]) => texts.map(plain),
   };
 }
 
