@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readdir, readFile, realpath, stat } from "node:fs/promises";
 import { extname, join, relative, sep } from "node:path";
 import { InputError } from "../tensor/errors.ts";
+import { isProblem } from "./document.ts";
 
 /** One text and where it came from. */
 export interface SourceText {
@@ -17,9 +18,11 @@ export interface ReadTextOptions {
 }
 
 const EXTENSIONS = new Set([".txt", ".md", ".markdown"]);
+/** Files whose text has to be taken out of them: what `sources` and `extract` are for. */
+const DOCUMENTS = new Set([".pdf", ".docx", ".epub", ".html", ".htm", ".xhtml"]);
 
 /**
- * Reads a text file, or all text and Markdown files of a folder and the folders in it, sorted by path. Hidden files and folders are
+ * Reads a text file, or all text, Markdown, PDF, Word, EPUB and HTML files of a folder and the folders in it, sorted by path. Hidden files and folders are
  * left out; each real file is read once, however many links lead to it. Line ends become a line feed; a byte order mark is dropped.
  * @throws InputError naming the file (and the byte) when something is missing, empty, binary, not UTF-8, or there is too little of it
  */
@@ -33,13 +36,14 @@ export async function readText(path: string, options: ReadTextOptions = {}): Pro
   const files = info.isDirectory() ? await textFiles(path) : [path];
   if (files.length === 0) {
     throw new InputError(
-      `${path}: no text here. Expected files ending in ${[...EXTENSIONS].join(", ")}, in it or in its folders.`,
+      `${path}: no text here. Expected files ending in ${[...EXTENSIONS, ...DOCUMENTS].join(", ")}, in it or in its folders.`,
     );
   }
   const documents: SourceText[] = [];
   for (const file of files) {
     const source = info.isDirectory() ? relative(path, file).split(sep).join("/") : path;
-    documents.push({ source, text: decodeText(await readFile(file), file) });
+    if (DOCUMENTS.has(extname(file).toLowerCase())) documents.push(...(await extracted(file, source)));
+    else documents.push({ source, text: decodeText(await readFile(file), file) });
   }
   const total = byteLength(documents);
   if (total < minimumBytes) {
@@ -48,6 +52,18 @@ export async function readText(path: string, options: ReadTextOptions = {}): Pro
     );
   }
   return documents;
+}
+
+/** The text of a PDF, Word, EPUB or HTML file: one document, or one a page or chapter. */
+async function extracted(file: string, source: string): Promise<SourceText[]> {
+  const { readDocuments } = await import("./sources/read.ts");
+  const out: SourceText[] = [];
+  for await (const item of readDocuments([file])) {
+    if (isProblem(item)) throw new InputError(`${item.path}: ${item.reason}`);
+    const { page } = item.meta;
+    out.push({ source: page === undefined ? source : `${source}#${page}`, text: item.text });
+  }
+  return out;
 }
 
 async function textFiles(folder: string): Promise<string[]> {
@@ -61,7 +77,10 @@ async function textFiles(folder: string): Promise<string[]> {
       seen.add(real);
       const names = (await readdir(path)).filter((name) => !name.startsWith("."));
       for (const name of names.sort()) await visit(join(path, name));
-    } else if (info.isFile() && EXTENSIONS.has(extname(path).toLowerCase())) {
+    } else if (
+      info.isFile() &&
+      (EXTENSIONS.has(extname(path).toLowerCase()) || DOCUMENTS.has(extname(path).toLowerCase()))
+    ) {
       seen.add(real);
       found.push(path);
     }

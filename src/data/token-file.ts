@@ -2,6 +2,7 @@ import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { z } from "zod";
 import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
+import { encodeMany } from "../tokenizers/many.ts";
 import type { Tokenizer } from "../tokenizers/types.ts";
 import { type SourceText, sha256 } from "./text.ts";
 
@@ -61,6 +62,19 @@ function concatenate(documents: readonly ArrayLike<number>[]): { ids: Int32Array
   }
   if (at === 0) throw new InputError("There are no tokens: every document is empty.");
   return { ids, starts };
+}
+
+/** The same as {@link encodeDocuments}, with the native encoder where there is one: on several threads, away from the JavaScript thread. */
+export async function encodeAll(tokenizer: Tokenizer, documents: readonly SourceText[]): Promise<Int32Array[]> {
+  const texts = documents.map(({ text }) => text);
+  const ids = await encodeMany(tokenizer, texts, { addSpecialTokens: false });
+  return ids.map((list) => {
+    const begin = tokenizer.bosId === undefined ? 0 : 1;
+    const out = new Int32Array(begin + list.length);
+    if (tokenizer.bosId !== undefined) out[0] = tokenizer.bosId;
+    out.set(list, begin);
+    return out;
+  });
 }
 
 /**

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { byteLength } from "../data/index.ts";
 import { holdOut, readText, type SourceText } from "../data/text.ts";
-import { encodeDocuments, type TokenSource, tokensOf } from "../data/token-file.ts";
+import { encodeAll, type TokenSource, tokensOf } from "../data/token-file.ts";
 import { activeBackend } from "../engine/runtime.ts";
 import { loadConfig } from "../models/folder.ts";
 import type { LanguageModel } from "../models/model.ts";
@@ -45,8 +45,8 @@ export async function openWorkshop(
   const { train, heldOut } = holdOut(await readText(recipe.data.text, { minimumBytes: 4096 }), recipe.data.holdout);
   const tokenizer = await tokenizerOf(run, recipe, train);
   await checkVocabularies(run, recipe, tokenizer);
-  const trainTokens = tokensOf(encodeDocuments(tokenizer, train));
-  const heldOutTokens = tokensOf(encodeDocuments(tokenizer, heldOut));
+  const trainTokens = tokensOf(await encodeAll(tokenizer, train));
+  const heldOutTokens = tokensOf(await encodeAll(tokenizer, heldOut));
   const need = recipe.model.context + 1;
   for (const [what, source] of [
     ["training", trainTokens],

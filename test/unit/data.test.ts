@@ -55,6 +55,19 @@ describe("reading text", () => {
     expect(documents.map(({ source }) => source)).toContain("a/deep.md");
   });
 
+  test("a folder may hold pages beside texts, and a broken document is named", async () => {
+    await mkdir(join(folder, "mixed"));
+    await writeFile(join(folder, "mixed", "a.txt"), "plain text");
+    const page =
+      "<html><body><article><h1>Tides</h1><p>The sea rises and falls twice a day because the moon pulls at it, and people have known this for long.</p></article></body></html>";
+    await writeFile(join(folder, "mixed", "b.html"), page);
+    const documents = await readText(join(folder, "mixed"));
+    expect(documents.map((d) => d.source)).toEqual(["a.txt", "b.html"]);
+    expect(documents[1]!.text).toContain("The sea rises and falls twice a day");
+    await writeFile(join(folder, "mixed", "c.pdf"), "no pdf at all");
+    await expect(readText(join(folder, "mixed"))).rejects.toThrow(/c\.pdf/);
+  });
+
   test("a byte order mark is not part of the text", async () => {
     expect((await readText(await file("bom.txt", "\ufeffhello")))[0]!.text).toBe("hello");
   });
