@@ -60,6 +60,17 @@ describe("GPT-2's vocabulary", () => {
   });
 });
 
+test("GPT-2's vocabulary gives the ids of llama.cpp's own test vectors", async () => {
+  const tokenizer = await loadTokenizer(await gpt2Folder());
+  const texts = (await read("gpt2-llamacpp.inp")).split("\n__ggml_vocab_test__\n");
+  const ids = (await read("gpt2-llamacpp.out")).split("\n");
+  expect(texts.length).toBeGreaterThanOrEqual(46);
+  texts.forEach((text, i) => {
+    const expected = ids[i]!.split(" ").filter(Boolean).map(Number);
+    expect(tokenizer.encode(text), JSON.stringify(text)).toEqual(expected);
+  });
+});
+
 describe("training", async () => {
   const cases = JSON.parse(await read("trained.json")) as {
     readonly name: string;
