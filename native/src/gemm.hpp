@@ -50,6 +50,8 @@ struct GemmArgs {
   /** Round operands to bf16 and multiply those; only where has_bf16_dot(), else products are in f32. */
   bool bf16_compute = false;
   GemmEpilogue epilogue;
+  /** (n), or null: receives the sums of op(B)'s columns, in f32, of B as it is stored. Only with batch 1. */
+  float* b_sums = nullptr;
 };
 
 /** On the whole pool (or inline when called from a task). */

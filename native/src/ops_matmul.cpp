@@ -160,8 +160,9 @@ bool floating(DType type) { return is_float(type); }
 
 /**
  * dot_general(a, b) {lhs_batch, rhs_batch, lhs_contract, rhs_contract, epilogue?}: result axes are batch, free of a, free of b.
- * epilogue {bias, activation, residual, pre_activation}: y = activation(a b + bias) + residual, with bias (free of b) and residual
- * (as the result) as further inputs in that order, and with pre_activation a second output for a b + bias.
+ * epilogue {bias, activation, gradient, residual, pre_activation, sum}: y = activation(a b + bias) + residual, or with gradient
+ * y = (a b + bias) activation'(x) + residual, with bias (free of b), x and residual (as the result) as further inputs in that order. Further
+ * outputs: with pre_activation a b + bias, with sum the sums of b over the contracted axes (free of b).
  */
 Kernel make_dot_general(Instruction& instruction) {
   const TensorType &a = instruction.input(0), &b = instruction.input(1), &y = instruction.output(0);
@@ -198,20 +199,31 @@ Kernel make_dot_general(Instruction& instruction) {
 
   const Json& epilogue = (*instruction.attributes)["epilogue"];
   const bool bias = epilogue.boolean("bias", false), residual = epilogue.boolean("residual", false),
-             pre_activation = epilogue.boolean("pre_activation", false);
+             pre_activation = epilogue.boolean("pre_activation", false), gradient = epilogue.boolean("gradient", false),
+             sum = epilogue.boolean("sum", false);
   args.epilogue.activation = parse_activation(instruction, epilogue);
   args.epilogue.ldr = args.ldc;
-  const size_t bias_at = 2, residual_at = bias ? 3 : 2;
-  if (instruction.inputs.size() != 2u + bias + residual || instruction.outputs.size() != 1u + pre_activation)
+  const size_t bias_at = 2, gradient_at = 2u + bias, residual_at = gradient_at + gradient, sum_at = 1u + pre_activation;
+  if (instruction.inputs.size() != 2u + bias + gradient + residual || instruction.outputs.size() != 1u + pre_activation + sum)
     instruction.wrong("its inputs and outputs do not fit its epilogue");
-  const bool has_epilogue = bias || residual || pre_activation || args.epilogue.activation != Activation::none;
+  const bool has_epilogue = bias || residual || pre_activation || sum || args.epilogue.activation != Activation::none;
   if (has_epilogue && (!floating(y.dtype) || y.dtype == DType::f16)) instruction.wrong("an epilogue needs an f32 or bf16 result");
   if (bias && (instruction.input(bias_at).size != args.n || instruction.input(bias_at).dtype != DType::f32))
     instruction.wrong("the bias must be f32 with one number per column");
   if (residual && (instruction.input(residual_at).size != y.size || instruction.input(residual_at).dtype != DType::f32))
     instruction.wrong("the residual must be f32 of the result's shape");
-  if (pre_activation && (instruction.output(1).size != y.size || instruction.output(1).dtype != DType::f32))
-    instruction.wrong("the value before the activation must be f32 of the result's shape");
+  const auto f32_or_bf16 = [](const TensorType& x) { return x.dtype == DType::f32 || x.dtype == DType::bf16; };
+  if (pre_activation && (instruction.output(1).size != y.size || !f32_or_bf16(instruction.output(1))))
+    instruction.wrong("the value before the activation must be f32 or bf16 of the result's shape");
+  if (gradient && (args.epilogue.activation == Activation::none || pre_activation || instruction.input(gradient_at).size != y.size ||
+                   !f32_or_bf16(instruction.input(gradient_at))))
+    instruction.wrong("the gradient needs an activation and the value before it, f32 or bf16 of the result's shape");
+  if (sum && (batches.outer_count * batches.count != 1 || instruction.output(sum_at).size != args.n || instruction.output(sum_at).dtype != DType::f32))
+    instruction.wrong("the sum must be f32 with one number per column of a product without batch axes");
+  const auto gemm_type = [](const TensorType& x) { return x.dtype == DType::bf16 ? Type::bf16 : Type::f32; };
+  if (pre_activation) args.epilogue.pre_type = gemm_type(instruction.output(1));
+  if (gradient) args.epilogue.gradient_type = gemm_type(instruction.input(gradient_at));
+  const int64_t pre_item = args.epilogue.pre_type == Type::bf16 ? 2 : 4, gradient_item = args.epilogue.gradient_type == Type::bf16 ? 2 : 4;
 
   if (!floating(a.dtype)) {
     return [=](const Call& call) {
@@ -285,7 +297,9 @@ Kernel make_dot_general(Instruction& instruction) {
       g.b = right_data + ob * b_item;
       g.c = result + oc * c_item;
       if (residual) g.epilogue.residual = call.input<float>(residual_at) + oc;
-      if (pre_activation) g.epilogue.pre_activation = call.output<float>(1) + oc;
+      if (pre_activation) g.epilogue.pre_activation = call.output<std::byte>(1) + oc * pre_item;
+      if (gradient) g.epilogue.gradient_at = call.input<std::byte>(gradient_at) + oc * gradient_item;
+      if (sum) g.b_sums = call.output<float>(sum_at);
       gemm(g);
     }
     if (convert_result) {

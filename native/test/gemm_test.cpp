@@ -75,21 +75,25 @@ double activation(Activation kind, double x) {
   return x;
 }
 
+/** By central differences. */
+double slope(Activation kind, double x) { return (activation(kind, x + 1e-5) - activation(kind, x - 1e-5)) / 2e-5; }
+
 struct Case {
   int64_t batch = 1, m, n, k;
   Type ta = Type::f32, tb = Type::f32, tc = Type::f32;
   bool trans_a = false, trans_b = false, bf16_compute = false;
   float alpha = 1, beta = 0;
-  bool bias = false, pre = false, residual = false, residual_is_c = false, share_a = false, share_b = false;
+  bool bias = false, pre = false, residual = false, residual_is_c = false, share_a = false, share_b = false, gradient = false,
+       gradient_is_c = false, sums = false;
   Activation act = Activation::none;
   int64_t extra = 0;
 
   std::string name() const {
     char text[256];
     std::snprintf(text, sizeof text,
-                  "batch %d %dx%dx%d %s%s types %d%d%d bf16 %d alpha %g beta %g bias %d pre %d residual %d%d act %d extra %d", (int)batch,
+                  "batch %d %dx%dx%d %s%s types %d%d%d bf16 %d alpha %g beta %g bias %d pre %d residual %d%d act %d gradient %d%d sums %d extra %d", (int)batch,
                   (int)m, (int)n, (int)k, trans_a ? "T" : "N", trans_b ? "T" : "N", (int)ta, (int)tb, (int)tc, bf16_compute, alpha,
-                  beta, bias, pre, residual, residual_is_c, (int)act, (int)extra);
+                  beta, bias, pre, residual, residual_is_c, (int)act, gradient, gradient_is_c, sums, (int)extra);
     return text;
   }
 };
@@ -103,7 +107,8 @@ void check(const Case& t) {
   const Matrix bias(Type::f32, 1, 1, t.n, 0, false);
   Matrix residual(Type::f32, t.batch, t.m, t.n, t.extra, false);
 
-  const auto run = [&](Matrix& c, Matrix& pre, bool in_line) {
+  const Matrix at(t.gradient_is_c ? t.tc : Type::f32, t.batch, t.m, t.n, t.extra, false);
+  const auto run = [&](Matrix& c, Matrix& pre, std::vector<float>& sums, bool in_line) {
     GemmArgs g;
     g.batch = t.batch, g.m = t.m, g.n = t.n, g.k = t.k;
     g.a = a.data(), g.ta = t.ta, g.lda = a.ld, g.trans_a = t.trans_a, g.stride_a = a.stride;
@@ -111,7 +116,12 @@ void check(const Case& t) {
     g.c = c.data(), g.tc = t.tc, g.ldc = c.ld, g.stride_c = c.stride;
     g.alpha = t.alpha, g.beta = t.beta, g.bf16_compute = t.bf16_compute;
     if (t.bias) g.epilogue.bias = (const float*)bias.data();
-    if (t.pre) g.epilogue.pre_activation = (float*)pre.data();
+    if (t.pre) g.epilogue.pre_activation = pre.data();
+    if (t.gradient) {
+      g.epilogue.gradient_at = t.gradient_is_c ? c.data() : at.data();
+      g.epilogue.gradient_type = at.type;
+    }
+    if (t.sums) g.b_sums = sums.data();
     g.epilogue.activation = t.act;
     if (t.residual) {
       g.epilogue.residual = (const float*)(t.residual_is_c ? c.data() : residual.data());
@@ -120,12 +130,22 @@ void check(const Case& t) {
     in_line ? gemm_inline(g) : gemm(g);
   };
   Matrix c = before, pre = pre_before, c1 = before, pre1 = pre_before, c2 = before, pre2 = pre_before;
+  std::vector<float> sums((size_t)t.n, 7.0f), sums1 = sums, sums2 = sums;
   limit_threads(99);
-  run(c, pre, false);
+  run(c, pre, sums, false);
   limit_threads(1);
-  run(c1, pre1, false);
+  run(c1, pre1, sums1, false);
   limit_threads(99);
-  run(c2, pre2, true);
+  run(c2, pre2, sums2, true);
+  CHECK_MESSAGE(sums == sums1 && sums == sums2, "the sums of B's columns differ: " + t.name());
+  for (int64_t col = 0; t.sums && col < t.n; col++) {
+    double sum = 0, magnitude = 0;
+    for (int64_t q = 0; q < t.k; q++) {
+      const double x = t.trans_b ? b.at(0, col, q) : b.at(0, q, col);
+      sum += x, magnitude += std::fabs(x);
+    }
+    CHECK_MESSAGE(std::fabs(sums[(size_t)col] - sum) <= 4e-6 * (magnitude + 1), "a sum of B's column is wrong: " + t.name());
+  }
   CHECK_MESSAGE(c == c1 && pre == pre1, "one thread gives other bits than all: " + t.name());
   CHECK_MESSAGE(c == c2 && pre == pre2, "gemm_inline gives other bits than gemm: " + t.name());
 
@@ -145,7 +165,8 @@ void check(const Case& t) {
         if (t.bias) y += bias.at(0, 0, col);
         const double tolerance = 2e-6 * (std::fabs(t.alpha) * magnitude + 2);
         if (t.pre) worst = std::max(worst, std::fabs(pre.at(i, r, col) - y) / tolerance);
-        y = activation(t.act, y);
+        if (t.gradient) y *= slope(t.act, t.gradient_is_c ? before.at(i, r, col) : at.at(i, r, col));
+        else y = activation(t.act, y);
         if (t.residual) y += t.residual_is_c ? before.at(i, r, col) : residual.at(i, r, col);
         const double rounding = t.tc == Type::bf16 ? std::fabs(y) / 250 : 0;
         worst = std::max(worst, std::fabs(c.at(i, r, col) - y) / (1.2 * tolerance + rounding));
@@ -181,6 +202,11 @@ Case random_case(int largest) {
   if (pick(3) == 0) t.act = (Activation)pick(5);
   if (pick(4) == 0) t.pre = true;
   if (pick(4) == 0) t.residual = true, t.residual_is_c = t.tc == Type::f32 && pick(2);
+  if (t.act != Activation::none && t.act != Activation::relu && !t.pre && pick(2)) {
+    t.gradient = true;
+    t.gradient_is_c = t.beta == 0 && !t.residual_is_c && pick(2);
+  }
+  t.sums = t.batch == 1 && pick(3) == 0;
   t.share_a = t.batch > 1 && pick(4) == 0, t.share_b = t.batch > 1 && pick(3) == 0;
   t.extra = pick(2) ? pick(20) : 0;
   return t;

@@ -104,6 +104,32 @@ describe("epilogues of products", () => {
     expect(dots(g)[0]!.attributes.epilogue).toBeUndefined();
   });
 
+  test("the gradient of an activation ends the product that made its result's gradient; a bias's gradient leaves beside its weight's", () => {
+    const g = fused(
+      (x, w, b, v) =>
+        valueAndGrad([x!, w!, b!, v!], ([x, w, b, v]) => gelu(x!.matmul(w!).add(b!)).matmul(v!).sum())[1] as Tensor[],
+      [X, [4, 5], B, [5, 4]],
+    );
+    const epilogues = dots(g).map((n) => n.attributes.epilogue);
+    expect(epilogues).toContainEqual({ ...plain, activation: "gelu", gradient: true });
+    expect(epilogues).toContainEqual({ ...plain, sum: true });
+    expect(names(g)).not.toContain("gelu_grad");
+    const sums = dots(g).find((n) => (n.attributes.epilogue as { sum?: boolean } | undefined)?.sum);
+    expect(sums!.outputs[1]!.shape).toEqual(B);
+  });
+
+  test("a sum that the product's other operand waits for is not taken in", () => {
+    const g = fused(
+      (x, y) => [linear(x!.add(y!.sum(0)).transpose(1, 0), y!.transpose(1, 0))],
+      [
+        [6, 5],
+        [6, 5],
+      ],
+    );
+    expect(names(g)).toContain("reduce");
+    expect(dots(g)[0]!.attributes.epilogue).toBeUndefined();
+  });
+
   test("a backend without epilogues gets none", () => {
     const g = fused(
       (x, w, b) => [linear(x!, w!, b!)],

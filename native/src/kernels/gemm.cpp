@@ -22,7 +22,7 @@ extern const GemmTable gemm_table;
 namespace {
 
 // Scratch slots of gemm (pool.hpp).
-enum Slot { slot_b = 8, slot_a, slot_own_b, slot_own_a, slot_partial, slot_thin_x, slot_thin_sums };
+enum Slot { slot_b = 8, slot_a, slot_own_b, slot_own_a, slot_partial, slot_thin_x, slot_thin_sums, slot_b_sums };
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -93,9 +93,12 @@ PackedA<BF> pack_a(const GemmArgs& g, int64_t i, int rows, int64_t k0, int k, fl
 /** Panels of B packed in one go where its rows lie along n: long runs of them are read, and the panels stay in L2. */
 constexpr int64_t panels_at_once = 8;
 
-/** Packs `columns` columns of op(B) from column j into panels as wide as the tile, `stride` words apart. */
+/**
+ * Packs `columns` columns of op(B) from column j into panels as wide as the tile, `stride` words apart. If `sums`, each column's sum
+ * over this block of k goes there; only where k runs across rows.
+ */
 template <bool BF>
-void pack_b(const GemmArgs& g, int64_t j, int64_t columns, int64_t k0, int k, float* to, int64_t stride) {
+void pack_b(const GemmArgs& g, int64_t j, int64_t columns, int64_t k0, int k, float* to, int64_t stride, float* sums) {
   constexpr int width = tile_of<BF>.vectors * W;
   with_type(g.tb, [&](auto type) {
     const auto* b = (decltype(type))g.b;
@@ -105,7 +108,9 @@ void pack_b(const GemmArgs& g, int64_t j, int64_t columns, int64_t k0, int k, fl
     } else {
       constexpr int64_t step = panels_at_once * width;
       for (int64_t c = 0; c < columns; c += step, to += panels_at_once * stride)
-        pack_panels<BF>(b + k0 * g.ldb + j + c, g.ldb, (int)std::min<int64_t>(step, columns - c), k, width, to, stride);
+        if (const int some = (int)std::min<int64_t>(step, columns - c); sums)
+          pack_panels<BF, std::remove_cvref_t<decltype(*b)>, true>(b + k0 * g.ldb + j + c, g.ldb, some, k, width, to, stride, sums + c);
+        else pack_panels<BF>(b + k0 * g.ldb + j + c, g.ldb, some, k, width, to, stride);
     }
   });
 }
@@ -212,6 +217,8 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
   const auto block_k = [&](int p) { return (int)std::min<int64_t>(blocks.size, g.k - (int64_t)p * blocks.size); };
   const int64_t a_words = packed_a_words<BF>(cut.block_rows, cut.kd_block, g.trans_a); // of a block of A
   const bool long_partial = cut.own_partial && cut.span_blocks < blocks.count;
+  float* const b_sums = g.b_sums ? scratch(slot_b_sums, (size_t)(blocks.count * g.n) * 4) : nullptr;
+  const auto sums_at = [&](int p, int64_t j) { return b_sums ? b_sums + p * g.n + j : nullptr; };
 
   for (int64_t chunk = 0; chunk < cut.chunks; chunk++) {
     const int64_t j0 = chunk * cut.chunk_columns, columns = std::min(cut.chunk_columns, g.n - j0);
@@ -239,7 +246,8 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
         task -= a_tasks;
         const int64_t p = task / groups, panel = task % groups * group;
         pack_b<BF>(g, j0 + panel * width, std::min<int64_t>(group * width, columns - panel * width), (from + p) * blocks.size,
-                   block_k(from + (int)p), shared_b + (p * panels + panel) * stride, stride);
+                   block_k(from + (int)p), shared_b + (p * panels + panel) * stride, stride,
+                   sums_at(from + (int)p, j0 + panel * width));
       });
 
       // With fewer blocks of rows than keep all threads busy, the columns are shared out too.
@@ -265,7 +273,7 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
           const int64_t stop = std::min(end, start + at_once);
           for (int p = 0; own_b && p < span; p++)
             pack_b<BF>(g, j0 + start * width, std::min((stop - start) * width, columns - start * width), (int64_t)(from + p) * blocks.size,
-                       block_k(from + p), own_b + p * at_once * stride, stride);
+                       block_k(from + p), own_b + p * at_once * stride, stride, sums_at(from + p, j0 + start * width));
           for (int64_t panel = start; panel < stop; panel++) {
             const int64_t j = j0 + panel * width;
             const Partial partial = own                  ? Partial{own, width, i0, j}
@@ -285,6 +293,32 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
       });
     }
   }
+  for (int64_t j = 0; b_sums && j < g.n; j += W) {
+    vf sum = load_n(b_sums + j, g.n - j);
+    for (int p = 1; p < blocks.count; p++) sum = sum + load_n(b_sums + p * g.n + j, g.n - j);
+    store_n(g.b_sums + j, sum, g.n - j);
+  }
+}
+
+/** The sums of B's columns where no packing passes by them. */
+void sum_columns(const GemmArgs& g) {
+  with_type(g.tb, [&](auto type) {
+    const auto* b = (decltype(type))g.b;
+    for (int64_t j = 0; j < g.n; j += W) {
+      const int64_t left = g.n - j;
+      vf sum = zero();
+      for (int64_t k = 0; k < g.k; k++) {
+        if (!g.trans_b) sum = sum + (vf)words_across_k<false>(b + k * g.ldb + j, nullptr, (int)std::min<int64_t>(left, W));
+        else
+          for (int x = 0; x < std::min<int64_t>(left, W); x++) {
+            const auto value = b[(j + x) * g.ldb + k];
+            if constexpr (sizeof(value) == 4) sum[x] += value;
+            else sum[x] += bf16_to_f32(value);
+          }
+      }
+      store_n(g.b_sums + j, sum, left);
+    }
+  });
 }
 
 // ---- Few rows or few columns ----
@@ -385,18 +419,26 @@ template <bool BF>
 void multiply_one(const GemmArgs& g, bool parallel) {
   if (g.k <= 0) {
     // Only beta * C and the epilogue.
+    if (g.b_sums) std::fill_n(g.b_sums, g.n, 0.0f);
     const float none[64] = {};
     for (int64_t i = 0; i < g.m; i++)
       for (int64_t j = 0; j < g.n; j += 64)
         finish_row(g, i, j, std::min<int64_t>(64, g.n - j), none, nullptr, {true, true});
     return;
   }
+  const bool x_rows = g.m <= g.n;
+  const bool w_contiguous = x_rows ? g.trans_b : !g.trans_a;
+  const bool thin = std::min(g.m, g.n) <= (BF && !w_contiguous ? thin_limit / 2 : thin_limit);
+  if (g.b_sums && (thin || g.trans_b)) {
+    sum_columns(g);
+    GemmArgs rest = g;
+    rest.b_sums = nullptr;
+    return multiply_one<BF>(rest, parallel);
+  }
   parallel = parallel && flops(g) >= 2 * task_flops;
   // Thin: rows of x against w, x the smaller of the two. Adding up rows of w is in f32, so with more than a few rows
   // bf16 dot products win in spite of the packing.
-  const bool x_rows = g.m <= g.n;
-  const bool w_contiguous = x_rows ? g.trans_b : !g.trans_a;
-  if (std::min(g.m, g.n) <= (BF && !w_contiguous ? thin_limit / 2 : thin_limit)) return multiply_thin<BF>(g, x_rows, parallel);
+  if (thin) return multiply_thin<BF>(g, x_rows, parallel);
   multiply_blocked<BF>(g, parallel);
 }
 

@@ -62,6 +62,8 @@ HOWDAH_INLINE void finish_part(const GemmArgs& g, int64_t i, int64_t j, int64_t 
     HOWDAH_FINISH_EACH s[v] = activate<activation, true>(s[v], load_typed(e.gradient_at, e.gradient_type, at + v * W, lanes(v)));
   } else {
     if (e.pre_activation) HOWDAH_FINISH_EACH store_typed(e.pre_activation, e.pre_type, at + v * W, s[v], lanes(v));
+    // The activation is that of the value which is kept, so that computing it again gives the same.
+    if (e.pre_activation && e.pre_type == Type::bf16) HOWDAH_FINISH_EACH s[v] = bf16_to_f32(f32_to_bf16(s[v]));
     HOWDAH_FINISH_EACH s[v] = activate<activation, false>(s[v], s[v]);
   }
   if (e.residual) HOWDAH_FINISH_EACH s[v] = s[v] + load_n(e.residual + i * e.ldr + j + v * W, lanes(v));

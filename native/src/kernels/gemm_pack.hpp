@@ -166,10 +166,11 @@ constexpr int prefetch_rows = 16;
 
 /**
  * k rows of `columns` contiguous values to panels [kd][width], `stride` words apart; columns beyond the last are zeros.
- * Where the width is no multiple of W, a panel needs W words of slack behind it.
+ * Where the width is no multiple of W, a panel needs W words of slack behind it. When summing, sums[column] becomes the sum over k.
  */
-template <bool BF, class T>
-static void pack_panels(const T* source, int64_t ld, int columns, int k, int width, float* to, int64_t stride) {
+template <bool BF, class T, bool summing = false>
+static void pack_panels(const T* source, int64_t ld, int columns, int k, int width, float* to, int64_t stride,
+                        [[maybe_unused]] float* sums = nullptr) {
   const int kd = words(k, BF);
   for (int q = 0; q < kd; q++) {
     const int k0 = q * k_per_word(BF);
@@ -187,6 +188,12 @@ static void pack_panels(const T* source, int64_t ld, int columns, int k, int wid
         vi v{};
         if (left > 0) v = words_across_k<BF>(s + at, next ? next + at : nullptr, left);
         store((int32_t*)(panel + w), v);
+        if constexpr (summing) {
+          if (left <= 0) continue;
+          vf sum = (vf)words_across_k<false>(s + at, nullptr, left);
+          if (next) sum = sum + (vf)words_across_k<false>(next + at, nullptr, left);
+          store_n(sums + at, q ? load_n(sums + at, left) + sum : sum, left);
+        }
       }
   }
 }

@@ -9,24 +9,35 @@ const list = (a: unknown): readonly number[] => a as readonly number[];
 /** Activations that a matmul's kernel can apply on the way out. */
 const activations: ReadonlySet<string> = new Set(["gelu_tanh", "gelu", "silu"]);
 
-/** A product and what is done to it before anybody else sees it: y = activation(a . b + bias) + residual. */
+/** Gradients of those, of the result's gradient and what the activation was applied to. */
+const gradients: ReadonlyMap<string, string> = new Map([...activations].map((name) => [`${name}_grad`, name]));
+
+/**
+ * A product and what is done to it before anybody else sees it: y = activation(a . b + bias) + residual, or with `at`
+ * y = (a . b + bias) activation'(at).
+ */
 interface Chain {
   readonly dot: Node;
   /** One number per column. */
   bias?: Value;
   activation?: string;
+  at?: Value;
   /** a . b + bias, where something besides the activation reads it: a second result. */
   pre?: Value;
   /** Of the result's shape. */
   residual?: Value;
   last: Value;
+  /** The sums of b over what is contracted (the gradient of a bias, beside that of its weight): a result of its own. */
+  sum?: Value;
 }
 
 export type EpilogueSupport = (op: string, attributes: Attributes, inputs: readonly Aval[]) => boolean;
 
 /**
  * Takes the addition of a bias, an activation and the addition of a residual that follow a product into the product: `dot_general` with
- * the attribute `epilogue`, and bias and residual as further inputs. The product is then written once, finished. Only f32.
+ * the attribute `epilogue`, and bias and residual as further inputs. The product is then written once, finished. The same for a product that
+ * is the gradient of an activation's result. Sums of a right operand over the axes that are contracted are taken in too: the kernel has
+ * the operand in its hands. Only f32.
  */
 export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
   const users = new Map<Value, Node[]>();
@@ -43,6 +54,7 @@ export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
     return all.length === 1 && !results.has(v) ? all[0] : undefined;
   };
 
+  const position = new Map(graph.nodes.map((n, i) => [n, i]));
   const owner = new Map<Node, Chain>();
   for (const dot of graph.nodes) {
     const y = dot.outputs[0]!;
@@ -68,12 +80,37 @@ export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
       chain.activation = activators[0]!.op.name;
       take(activators[0]!);
     }
+    const differentiator = chain.activation ? undefined : onlyUser(before);
+    const gradientOf = differentiator && gradients.get(differentiator.op.name);
+    if (
+      gradientOf &&
+      !owner.has(differentiator) &&
+      differentiator.inputs[0] === before &&
+      differentiator.inputs[1] !== before
+    ) {
+      const at = differentiator.inputs[1]!;
+      if (at.dtype === "f32" && sameShape(at.shape, before.shape)) {
+        chain.activation = gradientOf;
+        chain.at = at;
+        take(differentiator);
+      }
+    }
     // A residual may depend on what else reads the value before the activation: not if that leaves too.
-    const joiner = chain.pre ? undefined : onlyUser(chain.last);
+    const joiner = chain.pre || chain.at ? undefined : onlyUser(chain.last);
     const residual = joiner && !owner.has(joiner) ? residualOf(joiner, chain.last) : undefined;
     if (residual) {
       chain.residual = residual;
       take(joiner!);
+    }
+    if (folded.length === 1) {
+      const summer = sumOf(dot, users);
+      // What the product waits for must not wait for the sum.
+      const left = dot.inputs[0]!.node;
+      const early = !left || position.get(owner.get(left)?.last.node ?? left)! < position.get(summer ?? dot)!;
+      if (summer && !owner.has(summer) && (early || position.get(dot)! < position.get(summer)!)) {
+        chain.sum = summer.outputs[0]!;
+        folded.push(summer);
+      }
     }
     if (folded.length === 1) continue;
     if (!supports("dot_general", attributesOf(chain), inputsOf(chain))) continue;
@@ -106,14 +143,15 @@ export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
       });
       return;
     }
-    const { last, pre, dot } = chain;
-    const avals = [last, ...(pre ? [pre] : [])].map(plain);
+    const { last, pre, dot, sum } = chain;
+    const avals = [last, ...(pre ? [pre] : []), ...(sum ? [sum] : [])].map(plain);
     const fresh = out.add(finishedDot(chain), inputsOf(chain).map(need), attributesOf(chain), avals, {
       scope: dot.scope,
       region: dot.region,
     });
     map.set(last, fresh.outputs[0]!);
     if (pre) map.set(pre, fresh.outputs[1]!);
+    if (sum) map.set(sum, fresh.outputs.at(-1)!);
   };
   for (const node of graph.nodes) {
     const chain = owner.get(node);
@@ -127,7 +165,7 @@ export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
 const plain = (v: Aval): Aval => ({ dtype: v.dtype, shape: v.shape });
 
 function inputsOf(c: Chain): Value[] {
-  return [...c.dot.inputs, ...(c.bias ? [c.bias] : []), ...(c.residual ? [c.residual] : [])];
+  return [...c.dot.inputs, ...(c.bias ? [c.bias] : []), ...(c.at ? [c.at] : []), ...(c.residual ? [c.residual] : [])];
 }
 
 function attributesOf(c: Chain): Attributes {
@@ -136,19 +174,21 @@ function attributesOf(c: Chain): Attributes {
     activation: c.activation ?? null,
     residual: c.residual !== undefined,
     pre_activation: c.pre !== undefined,
+    ...(c.at && { gradient: true }),
+    ...(c.sum && { sum: true }),
   };
   return { ...c.dot.attributes, epilogue };
 }
 
-const withResidualAt = new Map<number, Op>();
+const inPlaceAt = new Map<number, Op>();
 
-/** The op of a product with its epilogue; a residual nobody else needs is overwritten by the result. */
+/** The op of a product with its epilogue; what it reads element by element is overwritten by the result if nobody else needs it. */
 function finishedDot(c: Chain): Op {
-  const at = c.residual ? inputsOf(c).length - 1 : -1;
-  let op = withResidualAt.get(at);
+  const at = c.residual || c.at ? inputsOf(c).length - 1 : -1;
+  let op = inPlaceAt.get(at);
   if (!op) {
     op = { ...dotGeneralOp, inPlace: at < 0 ? [] : [[0, at]] };
-    withResidualAt.set(at, op);
+    inPlaceAt.set(at, op);
   }
   return op;
 }
@@ -165,6 +205,24 @@ function biasOf(node: Node, y: Value, dot: Node): Value | undefined {
   const places = list(other.node.attributes.dimensions).filter((_, i) => x.shape[i] !== 1);
   const wanted = y.shape.map((_, d) => d).filter((d) => d >= first && y.shape[d] !== 1);
   return wanted.length > 0 && sameShape(places, wanted) ? x : undefined;
+}
+
+/** The node that sums the product's right operand over the axes that the product contracts. */
+function sumOf(dot: Node, users: ReadonlyMap<Value, readonly Node[]>): Node | undefined {
+  const right = dot.inputs[1]!;
+  const contract = list(dot.attributes.rhs_contract);
+  if (list(dot.attributes.rhs_batch).length > 0 || contract.length === 0 || contract.length === right.shape.length)
+    return undefined;
+  return users.get(right)?.find((n) => {
+    const axes = list(n.attributes.axes ?? []);
+    return (
+      n.op.name === "reduce" &&
+      n.attributes.kind === "add" &&
+      n.outputs[0]!.shape.length === right.shape.length - contract.length &&
+      axes.length === contract.length &&
+      axes.every((axis) => contract.includes(axis))
+    );
+  });
 }
 
 /** The other term if `node` adds a value of the same shape that is in memory anyway. */

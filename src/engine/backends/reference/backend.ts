@@ -1,5 +1,6 @@
 import type { DType, HostArray } from "../../../tensor/dtype.ts";
 import { BackendError } from "../../../tensor/errors.ts";
+import type { Attributes } from "../../../tensor/graph.ts";
 import type { Backend, BackendBuffer, Executable, Program } from "../../program.ts";
 import { bytesOf, elements, prepare } from "./execute.ts";
 import { kernels } from "./kernels.ts";
@@ -32,7 +33,8 @@ export class ReferenceBackend implements Backend {
   readonly prefersBfloat16 = false;
   #failure: unknown;
 
-  supports(op: string): boolean {
+  supports(op: string, attributes: Attributes = {}): boolean {
+    if (attributes.epilogue) return false;
     return op in kernels || op === "while" || op === "scan";
   }
 
