@@ -37,9 +37,14 @@ export type EpilogueSupport = (op: string, attributes: Attributes, inputs: reado
  * Takes the addition of a bias, an activation and the addition of a residual that follow a product into the product: `dot_general` with
  * the attribute `epilogue`, and bias and residual as further inputs. The product is then written once, finished. The same for a product that
  * is the gradient of an activation's result. Sums of a right operand over the axes that are contracted are taken in too: the kernel has
- * the operand in its hands. Only f32.
+ * the operand in its hands. Sums are f32; a result that is
+ * rounded to bf16 at once is written so. `sums` false: no sums of right operands.
  */
-export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
+export function fuseEpilogues(
+  graph: Graph,
+  supports: EpilogueSupport,
+  options: { readonly sums?: boolean } = {},
+): Graph {
   const users = new Map<Value, Node[]>();
   for (const n of graph.nodes)
     for (const v of n.inputs) {
@@ -59,7 +64,8 @@ export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
   for (const dot of graph.nodes) {
     const y = dot.outputs[0]!;
     if (dot.op.name !== "dot_general" || dot.attributes.epilogue) continue;
-    if (size(y.shape) === 0 || [y, ...dot.inputs].some((v) => v.dtype !== "f32")) continue;
+    if (size(y.shape) === 0 || y.dtype !== "f32" || dot.inputs.some((v) => v.dtype !== "f32" && v.dtype !== "bf16"))
+      continue;
     const chain: Chain = { dot, last: y };
     const folded: Node[] = [dot];
     const take = (node: Node) => {
@@ -75,7 +81,8 @@ export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
     }
     const before = chain.last;
     const activators = (users.get(before) ?? []).filter((n) => activations.has(n.op.name));
-    if (activators.length === 1 && !owner.has(activators[0]!)) {
+    // Where the activation is computed again for the backward pass, the first is the product's.
+    if (activators.length > 0 && !owner.has(activators[0]!)) {
       if (!onlyUser(before)) chain.pre = before;
       chain.activation = activators[0]!.op.name;
       take(activators[0]!);
@@ -102,7 +109,9 @@ export function fuseEpilogues(graph: Graph, supports: EpilogueSupport): Graph {
       chain.residual = residual;
       take(joiner!);
     }
-    if (folded.length === 1) {
+    const rounding = onlyUser(chain.last);
+    if (rounding?.op.name === "convert" && rounding.outputs[0]!.dtype === "bf16") take(rounding);
+    if (folded.length === 1 && (options.sums ?? true)) {
       const summer = sumOf(dot, users);
       // What the product waits for must not wait for the sum.
       const left = dot.inputs[0]!.node;
@@ -184,7 +193,7 @@ const inPlaceAt = new Map<number, Op>();
 
 /** The op of a product with its epilogue; what it reads element by element is overwritten by the result if nobody else needs it. */
 function finishedDot(c: Chain): Op {
-  const at = c.residual || c.at ? inputsOf(c).length - 1 : -1;
+  const at = (c.residual ?? c.at)?.dtype === c.last.dtype ? inputsOf(c).length - 1 : -1;
   let op = inPlaceAt.get(at);
   if (!op) {
     op = { ...dotGeneralOp, inPlace: at < 0 ? [] : [[0, at]] };
