@@ -1,6 +1,7 @@
 import type { JSX } from "preact";
 import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
 import { ChatPage } from "./chat/chat-page.tsx";
+import { DataPage } from "./data/data-page.tsx";
 import { initialLanguage, type Language, useWords, WordsContext, words } from "./language.ts";
 import { LiveContext, useLiveLists } from "./live.ts";
 import { useRoute } from "./route.ts";
@@ -37,7 +38,8 @@ export function App(): JSX.Element {
     applyTheme(nextTheme[theme]);
     setTheme(nextTheme[theme]);
   };
-  const chatting = route.page === "chat";
+  const { page } = route;
+  const pages = ["runs", "data", "chat"] as const;
 
   return (
     <WordsContext.Provider value={said}>
@@ -52,12 +54,11 @@ export function App(): JSX.Element {
               <span>howdah</span>
             </a>
             <nav>
-              <a href="#/runs" aria-current={chatting ? undefined : "page"}>
-                {t("runs")}
-              </a>
-              <a href="#/chat" aria-current={chatting ? "page" : undefined}>
-                {t("chat")}
-              </a>
+              {pages.map((name) => (
+                <a key={name} href={`#/${name}`} aria-current={page === name ? "page" : undefined}>
+                  {t(name)}
+                </a>
+              ))}
             </nav>
             <div class="tools">
               <button
@@ -77,12 +78,15 @@ export function App(): JSX.Element {
               {t("offline")}
             </p>
           )}
-          {/* Both pages stay: a reply goes on being written while its reader looks at the training. */}
+          {/* The pages stay: a reply goes on being written while its reader looks at the training. */}
           <main id="main" tabIndex={-1}>
-            <div hidden={chatting} class="page">
-              <RunsPage name={route.run} shown={!chatting} />
+            <div hidden={page !== "runs"} class="page">
+              <RunsPage name={route.run} shown={page === "runs"} />
             </div>
-            <div hidden={!chatting} class="page">
+            <div hidden={page !== "data"} class="page">
+              {page === "data" && <DataPage route={route} />}
+            </div>
+            <div hidden={page !== "chat"} class="page">
               <ChatPage model={route.model} />
             </div>
           </main>

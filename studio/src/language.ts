@@ -111,6 +111,108 @@ const english = {
   dropped: "The oldest {count} messages no longer fit the model's context and were left out.",
   exportVotes: "Download preferences",
   voteFailed: "The vote was not kept: {message}",
+
+  data: "Data",
+  allCorpora: "All corpora",
+  noCorpora: "No corpora yet",
+  noCorporaHint: "Make one with “howdah data build RECIPE”. It appears here by itself.",
+  corporaFolder: "Looked for in {folder}",
+  noCorpus: "There is no corpus “{name}”.",
+  corpusFinished: "finished",
+  corpusUnfinished: "unfinished",
+  corpusRunning: "being built",
+  corpusNoReport: "There is no report yet. It is written when the job ends; run the same command to go on.",
+  madeOn: "made {date}",
+  overview: "Overview",
+  documents: "Documents",
+  duplicates: "Duplicates",
+  documentsCount: "{count} documents",
+  textSize: "Text",
+  tokens: "Tokens",
+  bytesPerToken: "Bytes per token",
+  vocabularySize: "Vocabulary",
+  heldOutTokens: "Held-out tokens",
+  inputFiles: "Inputs",
+  unreadable: "Could not be read",
+  funnel: "From what was read to what stays",
+  funnelRead: "Read",
+  funnelCleaned: "After the filters",
+  funnelFinal: "After deduplication",
+  whatFiltersTook: "What the filters took",
+  nothingTaken: "The filters took no document.",
+  takenOut: "Taken out of documents that stay",
+  leaks: "Overlap with evaluations",
+  languages: "Languages",
+  licences: "Licences",
+  formats: "Formats",
+  lengths: "Lengths, in characters",
+  mixture: "Mixture",
+  source: "Source",
+  asked: "Asked",
+  realised: "Realised",
+  epochs: "Epochs",
+  keywords: "Keywords",
+  topics: "Topics",
+  unknown: "unknown",
+  searchHint: "Search in texts, titles and addresses",
+  search: "Search",
+  filters: "Filters",
+  anyStatus: "Kept and dropped",
+  docKept: "kept",
+  docDropped: "dropped",
+  docDuplicate: "duplicate",
+  onlyKept: "Only kept",
+  onlyDropped: "Only dropped",
+  onlyDuplicates: "Only duplicates",
+  status: "Status",
+  anySource: "All sources",
+  rule: "Rule",
+  anyRule: "All rules",
+  languageOfText: "Language",
+  anyLanguage: "All languages",
+  found: "{count} found",
+  foundSoFar: "{count} so far, {share} searched",
+  nothingFound: "Nothing found.",
+  searching: "Searching …",
+  searchOn: "Show more",
+  read: "Read",
+  readHint: "Choose a document to read it.",
+  closeReader: "Back to the list",
+  whyDropped: "Why it was dropped",
+  measured: "Measured {value}; the threshold is {threshold}.",
+  whyDuplicate: "Why it is not in the corpus",
+  sameExact: "It is the same as a document that stays:",
+  sameNear: "It is nearly the same as a document that stays:",
+  sameUnknown: "It is the same as a document that stays, which is not listed any more.",
+  itsCopies: "Left out because they are the same: {count}",
+  beginningOnly: "Only the beginning of a dropped document is kept.",
+  showRest: "Show more of the text",
+  characters: "{count} characters",
+  noDuplicates: "No document was the same as another.",
+  duplicatesSummary: "{exact} documents were equal to another, {near} nearly.",
+  passagesTaken: "{count} repeated passages were taken out.",
+  substringsTaken: "{count} characters of repeated substrings were taken out.",
+  duplicatesPartial: "The list on disk ends before the duplicates do: these are the first ones.",
+  clusterExact: "{count} equal",
+  clusterNear: "{count} similar",
+  clusterKept: "stays",
+  clusterExactMember: "equal",
+  clusterNearMember: "similar",
+  andMore: "and {count} more",
+  compareWith: "Compare with",
+  chooseOther: "Choose another corpus",
+  nothingToCompare: "There is no other finished corpus to compare with.",
+  difference: "Difference",
+  sizes: "Sizes",
+  equalDocuments: "Equal documents",
+  similarDocuments: "Similar documents",
+  documentsThatStay: "Documents that stay",
+  settingsThatDiffer: "Settings that differ",
+  noSettingsDiffer: "The recipes say the same.",
+  setting: "Setting",
+  onlyIn: "Only in {name}",
+  inBoth: "In both",
+  noWords: "none",
 } as const;
 
 export type Text = keyof typeof english;
@@ -222,6 +324,108 @@ const chinese: Record<Text, string> = {
   dropped: "最早的 {count} 条消息超出了模型的上下文，没有发送。",
   exportVotes: "下载偏好数据",
   voteFailed: "评价没有保存：{message}",
+
+  data: "数据",
+  allCorpora: "全部语料",
+  noCorpora: "还没有语料",
+  noCorporaHint: "用 howdah data build 配方 生成一份语料，它会自动出现在这里。",
+  corporaFolder: "查找位置：{folder}",
+  noCorpus: "没有名为“{name}”的语料。",
+  corpusFinished: "已完成",
+  corpusUnfinished: "未完成",
+  corpusRunning: "正在生成",
+  corpusNoReport: "还没有报告。任务结束时会写出；再次运行同一条命令即可继续。",
+  madeOn: "生成于 {date}",
+  overview: "概览",
+  documents: "文档",
+  duplicates: "重复",
+  documentsCount: "{count} 篇文档",
+  textSize: "文本",
+  tokens: "词元",
+  bytesPerToken: "每词元字节数",
+  vocabularySize: "词表大小",
+  heldOutTokens: "留出词元",
+  inputFiles: "输入",
+  unreadable: "无法读取",
+  funnel: "从读入到保留",
+  funnelRead: "读入",
+  funnelCleaned: "过滤之后",
+  funnelFinal: "去重之后",
+  whatFiltersTook: "各过滤规则去掉的文档",
+  nothingTaken: "过滤没有去掉任何文档。",
+  takenOut: "从保留的文档中删去的内容",
+  leaks: "与评测集重叠",
+  languages: "语言",
+  licences: "许可证",
+  formats: "格式",
+  lengths: "长度（字符）",
+  mixture: "配比",
+  source: "来源",
+  asked: "要求",
+  realised: "实际",
+  epochs: "遍数",
+  keywords: "关键词",
+  topics: "主题",
+  unknown: "未知",
+  searchHint: "在正文、标题和网址中搜索",
+  search: "搜索",
+  filters: "筛选",
+  anyStatus: "保留的和去掉的",
+  docKept: "保留",
+  docDropped: "去掉",
+  docDuplicate: "重复",
+  onlyKept: "仅保留的",
+  onlyDropped: "仅去掉的",
+  onlyDuplicates: "仅重复的",
+  status: "状态",
+  anySource: "全部来源",
+  rule: "规则",
+  anyRule: "全部规则",
+  languageOfText: "语言",
+  anyLanguage: "全部语言",
+  found: "找到 {count} 篇",
+  foundSoFar: "目前 {count} 篇，已搜索 {share}",
+  nothingFound: "没有找到。",
+  searching: "正在搜索……",
+  searchOn: "显示更多",
+  read: "阅读",
+  readHint: "选择一篇文档来阅读。",
+  closeReader: "返回列表",
+  whyDropped: "去掉的原因",
+  measured: "测得 {value}，界限是 {threshold}。",
+  whyDuplicate: "不在语料中的原因",
+  sameExact: "它与一篇保留的文档相同：",
+  sameNear: "它与一篇保留的文档几乎相同：",
+  sameUnknown: "它与一篇保留的文档相同，但那一篇已不在列表中。",
+  itsCopies: "因与它相同而去掉的：{count} 篇",
+  beginningOnly: "去掉的文档只保存开头。",
+  showRest: "显示更多正文",
+  characters: "{count} 个字符",
+  noDuplicates: "没有相同的文档。",
+  duplicatesSummary: "{exact} 篇与另一篇相同，{near} 篇几乎相同。",
+  passagesTaken: "删去了 {count} 段重复的内容。",
+  substringsTaken: "删去了 {count} 个字符的重复片段。",
+  duplicatesPartial: "磁盘上的列表没有包含全部重复，这里是最前面的一部分。",
+  clusterExact: "{count} 篇相同",
+  clusterNear: "{count} 篇相似",
+  clusterKept: "保留",
+  clusterExactMember: "相同",
+  clusterNearMember: "相似",
+  andMore: "还有 {count} 篇",
+  compareWith: "对比",
+  chooseOther: "选择另一份语料",
+  nothingToCompare: "没有其他已完成的语料可以对比。",
+  difference: "差别",
+  sizes: "规模",
+  equalDocuments: "相同的文档",
+  similarDocuments: "相似的文档",
+  documentsThatStay: "保留的文档",
+  settingsThatDiffer: "不同的设置",
+  noSettingsDiffer: "两份配方一致。",
+  setting: "设置",
+  onlyIn: "仅在 {name} 中",
+  inBoth: "两者都有",
+  noWords: "无",
 };
 
 /** Metrics that have a name in people's words; others are shown by their own. */
@@ -288,13 +492,20 @@ export interface Words {
   /** At most three significant digits where they matter, whole numbers whole. */
   number(value: number): string;
   duration(seconds: number): string;
+  bytes(count: number): string;
+  /** A share of 1 in percent. */
+  percent(share: number): string;
+  /** A language's name, from its code. */
+  tongue(code: string): string;
 }
 
 export function words(language: Language): Words {
   const texts = language === "zh" ? chinese : english;
   const column = language === "zh" ? 1 : 0;
-  const whole = new Intl.NumberFormat(language === "zh" ? "zh-CN" : "en", { maximumFractionDigits: 0 });
-  const fine = new Intl.NumberFormat(language === "zh" ? "zh-CN" : "en", { maximumSignificantDigits: 4 });
+  const locale = language === "zh" ? "zh-CN" : "en";
+  const whole = new Intl.NumberFormat(locale, { maximumFractionDigits: 0 });
+  const fine = new Intl.NumberFormat(locale, { maximumSignificantDigits: 4 });
+  const tongues = new Intl.DisplayNames(locale, { type: "language" });
   const t: Words["t"] = (text, values = {}) =>
     texts[text].replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ""));
   return {
@@ -312,6 +523,24 @@ export function words(language: Language): Words {
       if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e9))
         return value.toExponential(2).replace(/\.?0+e/, "e");
       return Math.abs(value) >= 1000 ? whole.format(value) : fine.format(value);
+    },
+    bytes(count) {
+      if (count < 1000) return `${count} B`;
+      const power = Math.min(4, Math.floor(Math.log10(count) / 3));
+      const value = count / 1000 ** power;
+      return `${value < 10 ? value.toFixed(1) : Math.round(value)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
+    },
+    percent(share) {
+      if (!Number.isFinite(share)) return "–";
+      return `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
+    },
+    tongue(code) {
+      if (code === "und" || code === "unknown") return texts.unknown;
+      try {
+        return tongues.of(code) ?? code;
+      } catch {
+        return code; // not a code of a language
+      }
     },
     duration(seconds) {
       if (!Number.isFinite(seconds)) return "–";

@@ -1,6 +1,7 @@
 import { createContext } from "preact";
 import { useContext, useEffect, useState } from "preact/hooks";
 import type { Change, ModelInfo, RunSummary, ServerInfo } from "../../src/serve/api.ts";
+import type { CorpusList } from "../../src/serve/data-api.ts";
 import { follow, getJson } from "./server.ts";
 
 /** What there is on the server now. */
@@ -8,13 +9,21 @@ export interface LiveLists {
   /** Undefined until the first answer. */
   readonly models: readonly ModelInfo[] | undefined;
   readonly runs: readonly RunSummary[] | undefined;
+  readonly data: CorpusList | undefined;
   readonly info: ServerInfo | undefined;
   readonly connected: boolean;
   /** A connection was tried. */
   readonly asked: boolean;
 }
 
-const nothing: LiveLists = { models: undefined, runs: undefined, info: undefined, connected: false, asked: false };
+const nothing: LiveLists = {
+  models: undefined,
+  runs: undefined,
+  data: undefined,
+  info: undefined,
+  connected: false,
+  asked: false,
+};
 
 export const LiveContext = createContext<LiveLists>(nothing);
 export const useLive = () => useContext(LiveContext);
@@ -29,6 +38,7 @@ export function useLiveLists(): LiveLists {
     const refresh = async (change: Change) => {
       try {
         if (change === "models") put({ models: (await getJson<{ models: ModelInfo[] }>("/api/models")).models });
+        else if (change === "data") put({ data: await getJson<CorpusList>("/api/data") });
         else put({ runs: (await getJson<{ runs: RunSummary[] }>("/api/runs")).runs });
       } catch {}
     };
