@@ -108,6 +108,17 @@ describe("howdah serve", () => {
     expect(liveTensors()).toBe(0);
   });
 
+  test("without a model it serves the pages, over the folders it was given", async () => {
+    const data = join(root, "corpora");
+    const ended = howdah("--port", "0", "--runs", join(root, "runs"), "--data", data);
+    await until(() => out.includes("API: "));
+    const url = /Pages: (\S+)/.exec(out)![1]!;
+    expect(await (await fetch(`${url}/api/data`)).json()).toEqual({ folder: data, corpora: [] });
+    process.emit("SIGTERM");
+    expect(await ended).toBe(0);
+    expect(lastLine()).toMatchObject({ models: [] });
+  });
+
   test("two models of one name are refused, and a folder that is no model's", async () => {
     expect(await howdah("--model", folder, "--model", `talker=${root}`)).toBe(2);
     expect(JSON.stringify(lastLine())).toContain("--model NAME=DIR");

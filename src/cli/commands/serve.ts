@@ -12,8 +12,10 @@ import { formatSeconds } from "../text.ts";
 const options = z.object({
   model: z
     .array(z.string())
-    .min(1)
-    .describe("a Hugging Face folder: model and tokenizer; NAME=DIR gives it another name than the folder's")
+    .default([])
+    .describe(
+      "a Hugging Face folder: model and tokenizer; NAME=DIR gives it another name than the folder's; without any, only runs and data are shown",
+    )
     .meta({ value: "DIR", short: "m" }),
   host: z
     .string()
@@ -53,6 +55,7 @@ export const serve = defineCommand({
   examples: [
     ["howdah serve --model runs/shakespeare/model", "one model; the address is printed"],
     ["howdah serve --model base=DIR1 --model tuned=DIR2 --port 8000", "two models, to compare them side by side"],
+    ["howdah serve --data data", "no model: the pages of runs and of what data build made"],
     ["howdah serve --model DIR --host 0.0.0.0 --api-key SECRET", "for other machines, with a key"],
   ],
   async run(o, { print, warn, signal, environment }) {
@@ -86,7 +89,7 @@ export const serve = defineCommand({
       const served = performance.now();
       try {
         print(
-          `${places.map(({ id }) => id).join(", ")} on the ${backend} backend, ready after ${formatSeconds((served - began) / 1000)}`,
+          `${places.map(({ id }) => id).join(", ") || "no model"} on the ${backend} backend, ready after ${formatSeconds((served - began) / 1000)}`,
         );
         print(`Pages: ${server.url}   API: ${server.url}/v1   (Ctrl-C ends)`);
         await aborted(signal);

@@ -142,7 +142,10 @@ function excerptOf(text: string, what: RegExp | undefined): Pick<FoundDocument, 
   const [first] = places(text, what, 1);
   const whole = (i: number) => (/[\udc00-\udfff]/.test(text[i] ?? "") ? i - 1 : i);
   const from = whole(Math.max(0, (first?.[0] ?? 0) - 80));
-  const excerpt = text.slice(from, whole(from + excerptLength)).replace(/\s/g, " ");
+  const cut = text.slice(from, whole(from + excerptLength)).replace(/\s/g, " ");
+  // It begins with a word, unless the word would be the place itself.
+  const space = from === 0 ? -1 : cut.slice(0, 40).indexOf(" ");
+  const excerpt = from === 0 ? cut : `… ${cut.slice(space + 1)}`;
   return { excerpt, matches: places(excerpt, what, 20) };
 }
 

@@ -82,7 +82,7 @@ function Differences({ compared }: { compared: CorpusComparison }): JSX.Element 
           <p class="muted">{t("noSettingsDiffer")}</p>
         ) : (
           <div class="wide">
-            <table class="grid said">
+            <table class="grid recipe-settings">
               <thead>
                 <tr>
                   <th scope="col">{t("setting")}</th>

@@ -37,7 +37,7 @@ export function CorpusView({ corpus, corpora, route }: CorpusViewProps): JSX.Ele
       <header class="run-head">
         <h1>{name}</h1>
         <CorpusStatus status={corpus.status} />
-        <span class="muted">{t("madeOn", { date })}</span>
+        {corpus.documents !== undefined && <span class="muted">{t("madeOn", { date })}</span>}
       </header>
       <Tabs
         tabs={tabIds.map((id) => ({ id, label: label(id) }))}

@@ -1,4 +1,5 @@
 import type { JSX } from "preact";
+import { useEffect, useRef } from "preact/hooks";
 import type { CorpusSummary } from "../../../src/serve/data-api.ts";
 import { useWords } from "../language.ts";
 import { useLive } from "../live.ts";
@@ -11,6 +12,13 @@ import { CorpusStatus } from "./parts.tsx";
 export function DataPage({ route }: { route: Route }): JSX.Element {
   const { t } = useWords();
   const { data } = useLive();
+  const list = useRef<HTMLElement>(null);
+  const known = data !== undefined;
+  // On a narrow screen the list is a row that may be longer than the screen.
+  useEffect(
+    () => list.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }),
+    [known, route.corpus],
+  );
   if (data === undefined) return <Empty title={t("loading")} />;
   const { corpora, folder } = data;
   if (corpora.length === 0) {
@@ -25,7 +33,7 @@ export function DataPage({ route }: { route: Route }): JSX.Element {
   return (
     <div class="runs">
       {(corpora.length > 1 || current === undefined) && (
-        <nav class="run-list" aria-label={t("allCorpora")}>
+        <nav class="run-list" aria-label={t("allCorpora")} ref={list}>
           <h2>{t("allCorpora")}</h2>
           <ul>
             {corpora.map((corpus) => (

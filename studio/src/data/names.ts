@@ -59,6 +59,23 @@ const takings: Record<string, readonly [english: string, chinese: string]> = {
 export const takenName = (rule: string, language: Language): string =>
   takings[rule]?.[language === "zh" ? 1 : 0] ?? rule;
 
+/** What is known of a document, besides fields of its own. */
+const known: Record<string, readonly [english: string, chinese: string]> = {
+  id: ["Name", "标识"],
+  url: ["Address", "网址"],
+  path: ["File", "文件"],
+  member: ["In it", "包内文件"],
+  page: ["Page", "页"],
+  record: ["Record", "记录"],
+  mediaType: ["Format", "格式"],
+  encoding: ["Encoding", "编码"],
+  date: ["Date", "日期"],
+  author: ["Author", "作者"],
+  language: ["Says it is", "自述语言"],
+  licence: ["Licence", "许可证"],
+};
+export const knownName = (key: string, language: Language): string => known[key]?.[language === "zh" ? 1 : 0] ?? key;
+
 /** @param rule `filter/rule` */
 export function ruleName(rule: string, language: Language): string {
   const zh = language === "zh";

@@ -5,7 +5,7 @@ import { finder, places } from "../../../src/serve/studio/find.ts";
 import { useWords } from "../language.ts";
 import { getJson } from "../server.ts";
 import { IconButton } from "../ui/controls.tsx";
-import { ruleName } from "./names.ts";
+import { knownName, ruleName } from "./names.ts";
 import { DocumentMark, Length, Marked, shortId } from "./parts.tsx";
 import { useLoaded } from "./use-loaded.ts";
 
@@ -22,18 +22,26 @@ interface ReaderProps {
 
 /** One document: why it went, if it did, what is known of it, and its text. */
 export function Reader({ name, at, query, onOpen, onClose }: ReaderProps): JSX.Element {
-  const { t } = useWords();
+  const { t, tongue } = useWords();
   const base = `/api/data/${encodeURIComponent(name)}/document?at=${encodeURIComponent(at)}`;
   const { value: view, error } = useLoaded<DocumentView>(base);
   const [rest, setRest] = useState("");
   const [failed, setFailed] = useState<string>();
   const top = useRef<HTMLElement>(null);
   // Where it takes the list's place, its beginning comes into sight.
-  useEffect(() => top.current?.scrollIntoView({ block: "nearest" }), []);
+  useEffect(() => {
+    top.current?.scrollIntoView({ block: "nearest" });
+    if (matchMedia("(max-width: 900px)").matches) top.current?.focus({ preventScroll: true });
+  }, []);
+  // What was looked for may be far down; why a document went stands at the top.
+  const readable = view !== undefined && view.status !== "dropped";
+  useEffect(() => {
+    if (readable) top.current?.querySelector(".reader-text mark")?.scrollIntoView({ block: "nearest" });
+  }, [readable]);
 
   if (view === undefined) {
     return (
-      <section class="reader" ref={top}>
+      <section class="reader" tabIndex={-1} ref={top}>
         <IconButton icon="close" label={t("closeReader")} onClick={onClose} class="close" />
         <p class={error === undefined ? "muted" : "note failed"}>{error ?? t("loading")}</p>
       </section>
@@ -47,12 +55,13 @@ export function Reader({ name, at, query, onOpen, onClose }: ReaderProps): JSX.E
       (problem: Error) => setFailed(problem.message),
     );
   return (
-    <section class="reader" aria-label={t("read")} ref={top}>
+    <section class="reader" aria-label={t("read")} tabIndex={-1} ref={top}>
       <IconButton icon="close" label={t("closeReader")} onClick={onClose} class="close" />
       <h2>{view.title ?? shortId(view.id)}</h2>
       <p class="about">
         <DocumentMark status={view.status} />
         <span>{view.source}</span>
+        {view.language !== undefined && <span>{tongue(view.language)}</span>}
         <Length status={view.status} length={view.length} />
       </p>
       <Why name={name} view={view} onOpen={onOpen} />
@@ -90,7 +99,7 @@ function Why({
         <p>
           <b>{ruleName(rule, language)}.</b> <span lang="en">{reason.why}</span>
         </p>
-        {typeof reason.value === "number" && (
+        {typeof reason.value === "number" && rule !== "language/other" && (
           <p class="small">{t("measured", { value: number(reason.value), threshold: number(reason.threshold) })}</p>
         )}
         <code>{rule}</code>
@@ -171,13 +180,12 @@ export function Jump({ name, id, status, onOpen }: JumpProps): JSX.Element {
 
 /** What is known of it besides its text. */
 function Known({ view }: { view: DocumentView }): JSX.Element {
-  const { tongue } = useWords();
-  const { title: _, extra, ...meta } = view.meta;
+  const { language } = useWords();
+  const { title: _, url: _url, extra, ...meta } = view.meta;
   const more = typeof extra === "object" && extra !== null ? extra : {};
   const known = Object.entries({
     id: view.id,
     ...(view.url === undefined ? {} : { url: view.url }),
-    ...(view.language === undefined ? {} : { language: tongue(view.language) }),
     ...meta,
     ...more,
   });
@@ -185,7 +193,7 @@ function Known({ view }: { view: DocumentView }): JSX.Element {
     <dl class="known">
       {known.map(([key, value]) => (
         <div key={key}>
-          <dt>{key}</dt>
+          <dt>{knownName(key, language)}</dt>
           <dd>{typeof value === "string" ? value : JSON.stringify(value)}</dd>
         </div>
       ))}
