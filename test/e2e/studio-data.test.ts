@@ -170,6 +170,11 @@ describe.skipIf(chromiumPath === undefined)("the Studio's page Data in Chromium"
         .getByRole("button", { name: locale === "zh-CN" ? "返回列表" : "Back to the list" })
         .click();
       await results(page).first().waitFor();
+      // Going back closes a document, too.
+      await results(page).getByRole("button").nth(2).click();
+      await reader(page).locator(".reader-text").waitFor();
+      await page.goBack();
+      await results(page).first().waitFor();
       await page.context().close();
     }
   });

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { z } from "zod";
 import { formatBytes } from "../../runs/atomic.ts";
 import { InputError } from "../../tensor/errors.ts";
@@ -90,6 +90,7 @@ export const dataBuild = defineCommand({
       );
       if (report.problems.count > 0) print(`${report.problems.count} things could not be read; they are in the report`);
       print(`report: ${join(recipe.out, "report.md")}`);
+      print(`to search and read it: howdah serve --data ${dirname(recipe.out)}`);
       return {
         out: recipe.out,
         seconds: seconds(),

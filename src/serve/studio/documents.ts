@@ -163,7 +163,7 @@ const gone = () =>
     "There is no document at that place: the corpus was built again. Search again.",
   );
 
-/** Documents that answer a query, from a place on, as far as the limits let one request look. */
+/** Documents that answer a query, from a place on, as far as the limits let one request look, and while there is somebody who waits for it. */
 export async function findDocuments(
   folder: string,
   files: readonly CorpusFile[],
@@ -193,10 +193,14 @@ export async function findDocuments(
   const began = performance.now();
   for (const file of asked.slice(first)) {
     for await (const line of linesFrom(join(folder, file.path), start, limits.lineBytes)) {
-      signal.throwIfAborted();
       const at = `${file.path}@${line.at}`;
       const full = documents.length >= query.limit;
-      if (full || looked >= limits.bytes || (looked > 0 && performance.now() - began > limits.milliseconds))
+      if (
+        full ||
+        signal.aborted ||
+        looked >= limits.bytes ||
+        (looked > 0 && performance.now() - began > limits.milliseconds)
+      )
         return { documents, next: at, searched: searched + line.at, size };
       looked += line.next - line.at;
       if (line.bytes === undefined || (idBytes && !line.bytes.includes(idBytes))) continue;

@@ -1,5 +1,5 @@
 import type { JSX } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import type { CorpusReport, FoundDocument } from "../../../src/serve/data-api.ts";
 import { useWords } from "../language.ts";
 import { corpusLink } from "../route.ts";
@@ -31,12 +31,26 @@ export function Documents({ name, report, query }: DocumentsProps): JSX.Element 
     setOpen(query.get("at") ?? undefined);
   }, [query]);
   const show = (next: Wish, at: string | undefined) => {
+    // Going back closes a document.
+    const opens = at !== undefined && open === undefined;
     setWish(next);
     setOpen(at);
-    history.replaceState(null, "", corpusLink(name, "documents", { ...next, ...(at === undefined ? {} : { at }) }));
+    const address = corpusLink(name, "documents", { ...next, ...(at === undefined ? {} : { at }) });
+    if (opens) history.pushState(null, "", address);
+    else history.replaceState(null, "", address);
   };
   const change = (part: Partial<Wish>) => show({ ...wish, ...part }, undefined);
   const search = useSearch(name, wish);
+  // Whoever closes a document is where they opened it.
+  const list = useRef<HTMLOListElement>(null);
+  const last = useRef<string | undefined>(undefined);
+  useEffect(() => {
+    if (open === undefined && last.current !== undefined && document.activeElement === document.body) {
+      const at = search.documents.findIndex((found) => found.at === last.current);
+      list.current?.querySelectorAll("button")[at]?.focus();
+    }
+    last.current = open;
+  }, [open]);
   const sources = report?.sources.map((s) => s.name) ?? [];
   const rules = report?.dropped.map((d) => d.rule) ?? [];
   const languages = Object.keys(report?.languages ?? {});
@@ -95,7 +109,7 @@ export function Documents({ name, report, query }: DocumentsProps): JSX.Element 
       <div class="split">
         <section class="results" aria-busy={search.busy} aria-label={t("documents")}>
           <Found search={search} />
-          <ol>
+          <ol ref={list}>
             {search.documents.map((found) => (
               <li key={found.at}>
                 <button type="button" aria-pressed={found.at === open} onClick={() => show(wish, found.at)}>

@@ -91,7 +91,11 @@ export function Overview({ name, report: r }: { name: string; report: CorpusRepo
         <section>
           <h2>{t("keywords")}</h2>
           {r.keywords.map((k) => (
-            <Chips key={k.language} title={tongue(k.language)} words={k.tfIdf.map((w) => w.word)} link={documents} />
+            <div key={k.language} class="ranked">
+              {r.keywords.length > 1 && <h3>{tongue(k.language)}</h3>}
+              <Chips title="TF-IDF" words={k.tfIdf.map((w) => w.word)} link={documents} />
+              <Chips title="TextRank" words={k.textRank.map((w) => w.word)} link={documents} />
+            </div>
           ))}
         </section>
       )}
