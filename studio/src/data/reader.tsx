@@ -28,15 +28,18 @@ export function Reader({ name, at, query, onOpen, onClose }: ReaderProps): JSX.E
   const [rest, setRest] = useState("");
   const [failed, setFailed] = useState<string>();
   const top = useRef<HTMLElement>(null);
-  // Where it takes the list's place, its beginning comes into sight.
+  // On a narrow screen it takes the list's place.
   useEffect(() => {
+    if (!matchMedia("(max-width: 900px)").matches) return;
     top.current?.scrollIntoView({ block: "nearest" });
-    if (matchMedia("(max-width: 900px)").matches) top.current?.focus({ preventScroll: true });
+    top.current?.focus({ preventScroll: true });
   }, []);
-  // What was looked for may be far down; why a document went stands at the top.
+  // Beside the list it scrolls for itself. What was looked for may be far down; why a document went stands at the top.
   const readable = view !== undefined && view.status !== "dropped";
   useEffect(() => {
-    if (readable) top.current?.querySelector(".reader-text mark")?.scrollIntoView({ block: "nearest" });
+    const box = top.current;
+    const mark = readable ? box?.querySelector<HTMLElement>(".reader-text mark") : undefined;
+    if (box && mark && mark.offsetTop > box.clientHeight * 0.8) box.scrollTop = mark.offsetTop - box.clientHeight / 3;
   }, [readable]);
 
   if (view === undefined) {
