@@ -10,7 +10,7 @@ from pathlib import Path
 import protocol
 
 try:
-    import datatrove
+    from importlib.metadata import version
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
     from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
@@ -65,7 +65,7 @@ def prepare(request):
             sys.stdout = out
             shutil.rmtree(folder)
 
-    return f"datatrove {datatrove.__version__}, {workers} processes", step
+    return f"datatrove {version('datatrove')}, {workers} processes", step
 
 
 def peak():

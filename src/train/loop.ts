@@ -157,7 +157,11 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
     if (!last && o.sample && o.sampleEvery && done % o.sampleEvery === 0) {
       await settle();
       const before = performance.now();
-      await o.sample(done);
+      // Weights may be wrong after an update whose loss was still right: the samples see it first.
+      await o.sample(done).catch(async (error: unknown) => {
+        if (!(error instanceof HowdahError && error.code === "not_finite")) throw error;
+        throw await diverged(o, done, "the logits of its samples are not finite");
+      });
       paused += performance.now() - before;
     }
     if (!last && performance.now() - lastSave > (o.checkpointEvery ?? 30) * 1000) {

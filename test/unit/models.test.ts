@@ -300,7 +300,12 @@ describe("a config", () => {
   });
 
   test.each<[string, unknown, RegExp]>([
-    ["another architecture", { model_type: "bert" }, /model_type is "bert"; supported are gpt2, llama, mistral, qwen2/],
+    [
+      "another architecture",
+      { model_type: "mamba" },
+      /model_type is "mamba"; supported are gpt2, llama, mistral, qwen2/,
+    ],
+    ["an encoder", { model_type: "bert" }, /model_type is "bert", an encoder.*loadEncoder/],
     ["no architecture", [], /model_type is undefined/],
     ["a method's name for one", { model_type: "constructor" }, /model_type is "constructor"/],
     ["a size in words", { ...llama31, hidden_size: "big" }, /hidden_size: .*expected number/],
