@@ -22,7 +22,7 @@ extern const GemmTable gemm_table;
 namespace {
 
 // Scratch slots of gemm (pool.hpp).
-enum Slot { slot_b = 8, slot_a, slot_own_b, slot_own_a, slot_partial, slot_thin_x, slot_thin_sums, slot_b_sums };
+enum Slot { slot_b = 8, slot_a, slot_own_b, slot_own_a, slot_partial, slot_thin_x, slot_thin_sums, slot_b_sums, slot_parts };
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -413,6 +413,51 @@ void multiply_thin(const GemmArgs& g, bool x_rows, bool parallel) {
   });
 }
 
+// ---- Long k, small C (gradients of weights) ----
+
+/** How many parts k is cut into, from shape alone; 1: not worth it. A few: each costs a C of its own. */
+int parts_of(const GemmArgs& g) {
+  if (g.b_sums || g.k < 8192 || g.k < 4 * std::max(g.m, g.n) || g.m * g.n < 96 * 96) return 1;
+  return 4;
+}
+
+/** Each part of k on a thread of its own, so that none waits for panels that others pack; then the parts are added in order. */
+template <bool BF>
+void multiply_in_parts(const GemmArgs& g, int parts, bool parallel) {
+  const int64_t size = g.m * g.n, part_k = round_up(ceil_div(g.k, parts), 2);
+  float* const sums = scratch(slot_parts, (size_t)(size * parts) * 4);
+  const auto offset = [](const void* p, Type type, int64_t n) -> const void* {
+    return type == Type::f32 ? (const void*)((const float*)p + n) : (const bf16_t*)p + n;
+  };
+  each(parallel, parts, [&](int64_t part) {
+    GemmArgs piece = g;
+    const int64_t k0 = part * part_k;
+    piece.k = std::max<int64_t>(0, std::min(part_k, g.k - k0));
+    piece.a = offset(g.a, g.ta, g.trans_a ? k0 * g.lda : k0);
+    piece.b = offset(g.b, g.tb, g.trans_b ? k0 : k0 * g.ldb);
+    piece.c = sums + part * size;
+    piece.tc = Type::f32;
+    piece.ldc = g.n;
+    piece.alpha = 1;
+    piece.beta = 0;
+    piece.epilogue = {};
+    multiply_blocked<BF>(piece, false);
+  });
+  const int64_t rows_per_task = std::max<int64_t>(1, 16384 / g.n);
+  each(parallel, ceil_div(g.m, rows_per_task), [&](int64_t task) {
+    for (int64_t i = task * rows_per_task; i < std::min(g.m, (task + 1) * rows_per_task); i++) {
+      float* total = sums + i * g.n;
+      for (int64_t j = 0; j < g.n; j += W) {
+        const int64_t left = g.n - j;
+        vf s = load_n(total + j, left);
+        for (int part = 1; part < parts; part++) s = s + load_n(total + part * size + j, left);
+        store_n(total + j, s, left);
+      }
+      finish_row(g, i, 0, g.n, total, nullptr, {true, true});
+    }
+  });
+}
+
 // ---- Choice ----
 
 template <bool BF>
@@ -439,6 +484,8 @@ void multiply_one(const GemmArgs& g, bool parallel) {
   // Thin: rows of x against w, x the smaller of the two. Adding up rows of w is in f32, so with more than a few rows
   // bf16 dot products win in spite of the packing.
   if (thin) return multiply_thin<BF>(g, x_rows, parallel);
+  const int parts = parts_of(g);
+  if (parts > 1) return multiply_in_parts<BF>(g, parts, parallel);
   multiply_blocked<BF>(g, parallel);
 }
 

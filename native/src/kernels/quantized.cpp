@@ -313,7 +313,9 @@ static void linear_of(const QuantizedLinearArgs& a) {
   const int64_t chunk = std::clamp<int64_t>((256 << 10) / std::max<int64_t>(1, k.width * word_bytes<F>) / kTileRows * kTileRows, 4 * kTileRows, 384);
   const int64_t row_chunks = (a.rows + chunk - 1) / chunk;
   const int64_t task_bytes = (64 << 10) / std::min<int64_t>(std::max<int64_t>(a.rows / 4, 1), 8);
-  const int64_t per_task = std::clamp<int64_t>(task_bytes / (2 * k.panel_bytes), 1, pairs);
+  // With few rows the weights stream past once: each thread reads one long run of them.
+  const int64_t share = (pairs + thread_count() - 1) / thread_count();
+  const int64_t per_task = a.rows <= 4 ? share : std::clamp<int64_t>(task_bytes / (2 * k.panel_bytes), 1, pairs);
   const int64_t tasks = (pairs + per_task - 1) / per_task;
   parallel_for(row_chunks * tasks, [&](int64_t task, int) {
     const int64_t row = task / tasks * chunk, first = task % tasks * per_task;
