@@ -18,6 +18,7 @@ try:
     from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
     from datatrove.pipeline.readers import JsonlReader, WarcReader
     from datatrove.pipeline.writers import JsonlWriter
+    from datatrove.utils.hashing import HashConfig
     from loguru import logger
 except ImportError as error:
     protocol.need(error)
@@ -54,7 +55,7 @@ def prepare(request):
                 p["files"],
                 workers,
             )
-            config = MinhashConfig(n_grams=near["ngram"], num_buckets=near["bands"], hashes_per_bucket=near["rows"])
+            config = MinhashConfig(n_grams=near["ngram"], num_buckets=near["bands"], hashes_per_bucket=near["rows"], hash_config=HashConfig(hash_fc="xxhash"))
             run(folder, "signatures", [JsonlReader(f"{folder}/kept"), MinhashDedupSignature(f"{folder}/signatures", config=config)], p["files"], workers)
             run(folder, "buckets", [MinhashDedupBuckets(f"{folder}/signatures", f"{folder}/buckets", config=config)], near["bands"], workers)
             run(folder, "cluster", [MinhashDedupCluster(f"{folder}/buckets", f"{folder}/remove", config=config)], 1, 1)
