@@ -1,22 +1,11 @@
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { z } from "zod";
+import { instructionFormats } from "../../data/instructions/formats.ts";
 import type { Example } from "../../data/instructions/index.ts";
 import { writeFileAtomic } from "../../runs/atomic.ts";
 import { InputError } from "../../tensor/errors.ts";
 import { defineCommand } from "../command.ts";
 import { Interrupted } from "../interrupt.ts";
-
-const formats = [
-  "alpaca",
-  "sharegpt",
-  "openai",
-  "natural-instructions",
-  "preference",
-  "hh",
-  "pairwise",
-  "ranking",
-  "label",
-] as const;
 
 export const dataConvert = defineCommand({
   name: "data convert",
@@ -31,7 +20,7 @@ export const dataConvert = defineCommand({
       .optional()
       .describe("the JSONL file to write; without it, only checked")
       .meta({ value: "FILE", short: "o" }),
-    format: z.enum(formats).optional().describe("the rows' form; found by their keys if not given"),
+    format: z.enum(instructionFormats).optional().describe("the rows' form; found by their keys if not given"),
     skipWrong: z.boolean().default(false).describe("leave rows out that are wrong, instead of stopping at the first"),
   }),
   positional: ["files"],
