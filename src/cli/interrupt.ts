@@ -33,3 +33,16 @@ export function listenForInterrupts(options: { ask(): void; force(): void }): { 
     },
   };
 }
+
+/** When work is asked to stop. The process lives until then, even where nothing else keeps it. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  const keep = setInterval(() => {}, 1 << 30);
+  return new Promise((done) => {
+    const stop = () => {
+      clearInterval(keep);
+      done();
+    };
+    signal.addEventListener("abort", stop, { once: true });
+  });
+}

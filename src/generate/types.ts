@@ -1,11 +1,11 @@
 /** What is said between a model's side and whoever talks to it: the server, the terminal, an evaluation. No tensors. */
 
 /** One turn of a conversation. `role` says which side of the chat speaks, `name` which person or character. */
-export interface ChatTurn {
+export type ChatTurn = {
   role: string;
   name?: string;
   content: string;
-}
+};
 
 /** One continuation to sample. */
 export interface ReplyRequest {

@@ -1,13 +1,17 @@
+import type { LayerCache } from "../nn/cache.ts";
 import type { Context } from "../nn/context.ts";
 import type { Embedding } from "../nn/embedding.ts";
 import type { Linear } from "../nn/linear.ts";
 import type { PackedEmbedding, PackedLinear } from "../nn/quantized.ts";
 import { InputError, ShapeError, StateError } from "../tensor/errors.ts";
 import { linear } from "../tensor/ops/dot.ts";
+import type { Pages } from "../tensor/ops/paged.ts";
 import { quantizedLinear } from "../tensor/ops/quantized.ts";
 import { splitKey } from "../tensor/ops/random.ts";
 import { show } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { scope } from "../tensor/trace.ts";
+import type { HiddenStates } from "./model.ts";
 
 /**
  * What every language model checks before it starts.
@@ -52,6 +56,28 @@ export function needKey(context: Context, rates: readonly number[]): void {
     throw new StateError(
       "language model: training with dropout needs context.key, a random key. Make one with randomKey(seed).",
     );
+}
+
+/** A block of a decoder: (batch, time, width) to the same, and the pages of its keys and values where there is a cache. */
+interface Block<C> {
+  forward(x: Tensor, context: C, cache?: LayerCache): [y: Tensor, pages: Pages | undefined];
+}
+
+/** Block after block, then the final norm. @param x (batch, time, width) @param keys a random key for each block, where there is dropout */
+export function throughBlocks<C extends Context>(
+  { h, norm }: { readonly h: readonly Block<C>[]; readonly norm: { forward(x: Tensor): Tensor } },
+  x: Tensor,
+  context: C,
+  keys: readonly Tensor<"i32">[] | undefined,
+): HiddenStates {
+  const layers: Pages[] = [];
+  h.forEach((block, i) => {
+    const [y, next] = scope(`h.${i}`, () => block.forward(x, { ...context, key: keys?.[i] }, context.cache?.layer(i)));
+    x = y;
+    if (next) layers.push(next);
+  });
+  const hidden = scope("norm", () => norm.forward(x));
+  return context.cache ? { hidden, cache: context.cache.after(layers) } : { hidden };
 }
 
 type Table = Linear | PackedLinear | Embedding | PackedEmbedding;

@@ -2,9 +2,9 @@
 import type { Event as RunEvent } from "../runs/events.ts";
 import type { RunState } from "../runs/state.ts";
 import type { ErrorBody } from "./errors.ts";
-import type { ChatMessage } from "./host.ts";
+import type { ChatTurn } from "./host.ts";
 
-export type { ChatMessage, ErrorBody, RunEvent };
+export type { ChatTurn, ErrorBody, RunEvent };
 
 /** GET /api/models */
 export interface ModelInfo {
@@ -67,7 +67,7 @@ export type NewVote =
   | {
       kind: "thumb";
       /** The conversation up to the reply, the reply's own name last where it has one. */
-      prompt: ChatMessage[];
+      prompt: ChatTurn[];
       model: string;
       reply: string;
       value: 1 | -1;
@@ -75,7 +75,7 @@ export type NewVote =
     }
   | {
       kind: "preference";
-      prompt: ChatMessage[];
+      prompt: ChatTurn[];
       chosen: { model: string; reply: string };
       rejected: { model: string; reply: string };
       settings?: Settings;

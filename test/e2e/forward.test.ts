@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { hostTensor, readSafetensors, type TensorToWrite, writeSafetensors } from "../../src/checkpoint/index.ts";
 import { forward } from "../../src/cli/commands/forward.ts";
 import { runCli } from "../../src/cli/frame.ts";
@@ -12,28 +12,21 @@ import { gptConfig, initModel, llamaConfig, type ModelConfig, saveModel } from "
 import { normal, randomKey, splitKey } from "../../src/tensor/ops/random.ts";
 import { dispose, mapTree } from "../../src/tensor/tree.ts";
 import { backends } from "../helpers/backends.ts";
+import { captureOutput } from "../support/output.ts";
 
 const root = mkdtempSync(join(tmpdir(), "howdah-forward-"));
 afterAll(() => rmSync(root, { recursive: true }));
 beforeAll(() => void useBackend(backends.at(-1)!));
 const golden = (name: string) => new URL(`../golden/models/${name}`, import.meta.url).pathname;
 
-let out = "";
-beforeEach(() => {
-  vi.spyOn(process.stderr, "write").mockImplementation(() => true);
-  vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-    out += text;
-    return true;
-  });
-});
-afterEach(() => void vi.restoreAllMocks());
+const written = captureOutput();
 
 async function howdah(
   ...argv: string[]
 ): Promise<{ exitCode: number; result: Record<string, unknown>; error: string }> {
-  out = "";
+  written.out = "";
   const exitCode = await runCli({ commands: [forward], version: "0" }, ["forward", ...argv]);
-  const result = JSON.parse(out.trimEnd().split("\n").at(-1)!) as { error?: { message: string } };
+  const result = JSON.parse(written.out.trimEnd().split("\n").at(-1)!) as { error?: { message: string } };
   return { exitCode, result: { ...result }, error: result.error?.message ?? "" };
 }
 

@@ -3,7 +3,7 @@ import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PassThrough } from "node:stream";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { chat, converse } from "../../src/cli/commands/chat.ts";
 import { generate } from "../../src/cli/commands/generate.ts";
 import { runCli } from "../../src/cli/frame.ts";
@@ -16,6 +16,7 @@ import { dispose } from "../../src/tensor/tree.ts";
 import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, trainByteLevelBpe } from "../../src/tokenizers/index.ts";
 import { backends } from "../helpers/backends.ts";
 import { bundle } from "../helpers/bundle.ts";
+import { captureOutput } from "../support/output.ts";
 
 const golden = (name: string) => new URL(`../golden/${name}`, import.meta.url).pathname;
 const root = mkdtempSync(join(tmpdir(), "howdah-generate-"));
@@ -56,28 +57,14 @@ beforeAll(async () => {
 afterAll(() => rmSync(root, { recursive: true }));
 
 describe("howdah generate", () => {
-  let out = "";
-  let err = "";
-  beforeEach(() => {
-    out = "";
-    err = "";
-    vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-      out += text;
-      return true;
-    });
-    vi.spyOn(process.stderr, "write").mockImplementation((text) => {
-      err += text;
-      return true;
-    });
-  });
-  afterEach(() => void vi.restoreAllMocks());
+  const written = captureOutput();
 
   async function howdah(...argv: string[]) {
-    out = "";
+    written.out = "";
     const before = liveTensors();
     const exitCode = await runCli({ commands: [generate, chat], version: "0" }, argv);
     expect(liveTensors()).toBe(before);
-    const lines = out.trimEnd().split("\n");
+    const lines = written.out.trimEnd().split("\n");
     return {
       exitCode,
       result: JSON.parse(lines.at(-1)!) as Record<string, unknown>,
@@ -122,7 +109,7 @@ describe("howdah generate", () => {
     expect(await wrong("-m", stories, "-p", "x", "--top-p", "1.5")).toMatch(/--top-p is 1.5: expected at most 1/);
     expect(await wrong("-m", join(root, "nowhere"), "-p", "x")).toMatch(/config\.json/);
     expect(await wrong("-m", stories, "-p", "word ".repeat(600))).toMatch(/no room for a reply/);
-    expect(err).toContain("error (input)");
+    expect(written.err).toContain("error (input)");
   });
 
   test("chat refuses a model without a chat template", async () => {

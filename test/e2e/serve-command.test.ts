@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import OpenAI from "openai";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { serve } from "../../src/cli/commands/serve.ts";
 import { runCli } from "../../src/cli/frame.ts";
 import { useBackend } from "../../src/engine/index.ts";
@@ -12,6 +12,7 @@ import { liveTensors } from "../../src/tensor/tensor.ts";
 import { dispose } from "../../src/tensor/tree.ts";
 import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, trainByteLevelBpe } from "../../src/tokenizers/index.ts";
 import { backends } from "../helpers/backends.ts";
+import { captureOutput } from "../support/output.ts";
 
 const root = mkdtempSync(join(tmpdir(), "howdah-serve-"));
 const folder = join(root, "talker");
@@ -34,24 +35,15 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(root, { recursive: true }));
 
-let out = "";
-beforeEach(() => {
-  out = "";
-  vi.spyOn(process.stderr, "write").mockImplementation(() => true);
-  vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-    out += text;
-    return true;
-  });
-});
-afterEach(() => void vi.restoreAllMocks());
+const written = captureOutput();
 
-const lastLine = () => JSON.parse(out.trimEnd().split("\n").at(-1)!) as Record<string, unknown>;
+const lastLine = () => JSON.parse(written.out.trimEnd().split("\n").at(-1)!) as Record<string, unknown>;
 const howdah = (...argv: string[]) => runCli({ commands: [serve], version: "0" }, ["serve", ...argv]);
 
 async function until(what: () => boolean): Promise<void> {
   const end = performance.now() + 30_000;
   while (!what()) {
-    if (performance.now() > end) throw new Error(`still not so: ${what}\n${out}`);
+    if (performance.now() > end) throw new Error(`still not so: ${what}\n${written.out}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
@@ -62,8 +54,8 @@ describe("howdah serve", () => {
     const ended = howdah(
       ...["--model", folder, "--model", `other=${folder}`, "--port", "0", "--slots", "4", "--runs", join(root, "runs")],
     );
-    await until(() => out.includes("API: "));
-    const baseURL = /API: (\S+)/.exec(out)![1]!;
+    await until(() => written.out.includes("API: "));
+    const baseURL = /API: (\S+)/.exec(written.out)![1]!;
     const client = new OpenAI({ baseURL, apiKey: "unused", maxRetries: 0 });
     const models = await client.models.list();
     expect(models.data.map(({ id }) => id)).toEqual(["talker", "other"]);
@@ -111,8 +103,8 @@ describe("howdah serve", () => {
   test("without a model it serves the pages, over the folders it was given", async () => {
     const data = join(root, "corpora");
     const ended = howdah("--port", "0", "--runs", join(root, "runs"), "--data", data);
-    await until(() => out.includes("API: "));
-    const url = /Pages: (\S+)/.exec(out)![1]!;
+    await until(() => written.out.includes("API: "));
+    const url = /Pages: (\S+)/.exec(written.out)![1]!;
     expect(await (await fetch(`${url}/api/data`)).json()).toEqual({ folder: data, corpora: [] });
     process.emit("SIGTERM");
     expect(await ended).toBe(0);

@@ -1,10 +1,10 @@
-import type { ChatMessage, GenerateChunk, GenerateRequest, ModelHost, ModelRegistry } from "../../src/serve/host.ts";
+import type { ChatTurn, ModelHost, ModelRegistry, ReplyChunk, ReplyRequest } from "../../src/serve/host.ts";
 import { InputError } from "../../src/tensor/errors.ts";
 
 /** What the last calls of a scripted model were, for tests to look at. */
 export interface Seen {
-  chats: (readonly ChatMessage[])[];
-  requests: GenerateRequest[];
+  chats: (readonly ChatTurn[])[];
+  requests: ReplyRequest[];
   running: number;
   mostRunning: number;
   aborted: number;
@@ -33,7 +33,7 @@ export function scriptedModel(
       if (messages.some((message) => message.name === "Nobody")) throw new InputError("Nobody is not a speaker.");
       return messages.flatMap((message) => encode(`${message.name ?? message.role}: ${message.content}\n`));
     },
-    async *generate(request, signal): AsyncGenerator<GenerateChunk> {
+    async *generate(request, signal): AsyncGenerator<ReplyChunk> {
       seen.requests.push(request);
       seen.running++;
       seen.mostRunning = Math.max(seen.mostRunning, seen.running);

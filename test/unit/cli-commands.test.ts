@@ -1,36 +1,23 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { commands } from "../../src/cli/commands/index.ts";
 import { runCli } from "../../src/cli/frame.ts";
 import { loadNativeBackend } from "../../src/engine/backends/native/backend.ts";
 import { Run } from "../../src/runs/index.ts";
+import { captureOutput } from "../support/output.ts";
 
 const root = mkdtempSync(join(tmpdir(), "howdah-cli-"));
 afterAll(() => rmSync(root, { recursive: true }));
 
-let out = "";
-let err = "";
-beforeEach(() => {
-  out = "";
-  err = "";
-  vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-    out += text;
-    return true;
-  });
-  vi.spyOn(process.stderr, "write").mockImplementation((text) => {
-    err += text;
-    return true;
-  });
-});
-afterEach(() => void vi.restoreAllMocks());
+const written = captureOutput();
 
 /** Runs a command line as a person would type it; what the last line says, and the exit code. */
 async function howdah(...argv: string[]): Promise<{ exitCode: number; result: Record<string, unknown>; text: string }> {
-  out = "";
+  written.out = "";
   const exitCode = await runCli({ commands, version: "0" }, argv);
-  const lines = out.trimEnd().split("\n");
+  const lines = written.out.trimEnd().split("\n");
   return {
     exitCode,
     result: JSON.parse(lines.at(-1)!) as Record<string, unknown>,
@@ -84,7 +71,7 @@ describe("howdah tokenizer", () => {
   ])("says what is wrong: %j", async (argv, message) => {
     const { exitCode, result } = await howdah(...argv);
     expect(exitCode).toBe(2);
-    expect(err).toContain(message);
+    expect(written.err).toContain(message);
     expect(result).toHaveProperty("error.code", "input");
   });
 });
@@ -122,7 +109,7 @@ describe("howdah runs", () => {
   test("names the runs there are when one is not", async () => {
     const { exitCode } = await howdah("runs", "frist", "--runs", join(root, "runs"));
     expect(exitCode).toBe(2);
-    expect(err).toContain("There are: first.");
+    expect(written.err).toContain("There are: first.");
   });
 });
 
@@ -152,6 +139,6 @@ describe("howdah generate --weights", () => {
   test("a format that there is not is refused by name, before anything is loaded", async () => {
     const { exitCode, text } = await howdah("generate", "--model", "nowhere", "--prompt", "x", "--weights", "int3");
     expect(exitCode).toBe(2);
-    expect(`${err}${text}${out}`).toMatch(/weights.*(bf16|int8|int4)/is);
+    expect(`${written.err}${text}${written.out}`).toMatch(/weights.*(bf16|int8|int4)/is);
   });
 });

@@ -1,11 +1,12 @@
 import { spawn } from "node:child_process";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { z } from "zod";
 import { type CommandContext, defineCommand } from "../../src/cli/command.ts";
 import { commands as realCommands } from "../../src/cli/commands/index.ts";
 import { type Cli, runCli } from "../../src/cli/frame.ts";
 import { InputError, ShapeError } from "../../src/tensor/errors.ts";
 import { bundle } from "../helpers/bundle.ts";
+import { captureOutput } from "../support/output.ts";
 
 const seen: unknown[] = [];
 const options = z.object({
@@ -55,24 +56,12 @@ const cli: Cli = {
   ],
 };
 
-let out = "";
-let err = "";
+const written = captureOutput();
 beforeEach(() => {
-  out = "";
-  err = "";
   seen.length = 0;
-  vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-    out += text;
-    return true;
-  });
-  vi.spyOn(process.stderr, "write").mockImplementation((text) => {
-    err += text;
-    return true;
-  });
 });
-afterEach(() => void vi.restoreAllMocks());
 const run = (...argv: string[]) => runCli(cli, argv);
-const lastLine = () => JSON.parse(out.trimEnd().split("\n").at(-1)!) as Record<string, unknown>;
+const lastLine = () => JSON.parse(written.out.trimEnd().split("\n").at(-1)!) as Record<string, unknown>;
 
 describe("a command line", () => {
   test("is parsed by the command's schema, and ends with one line of JSON", async () => {
@@ -82,7 +71,7 @@ describe("a command line", () => {
     expect(seen).toEqual([
       { text: "hello", topP: 0.5, seeds: [1, 2], mode: "greedy", stream: false, loud: false, output: "a.txt" },
     ]);
-    expect(out).toBe('hello\n{"said":"hello","loss":"NaN"}\n');
+    expect(written.out).toBe('hello\n{"said":"hello","loss":"NaN"}\n');
   });
 
   test("leaves defaults to the schema, and takes options before and after the arguments", async () => {
@@ -106,8 +95,8 @@ describe("a command line", () => {
     [[], "Usage: howdah"],
   ])("that is wrong is refused with code 2 and a way out: %j", async (argv, message) => {
     expect(await run(...argv)).toBe(2);
-    expect(err).toContain(message);
-    expect(err).not.toMatch(/^ +at /m);
+    expect(written.err).toContain(message);
+    expect(written.err).not.toMatch(/^ +at /m);
     expect(lastLine()).toMatchObject({ error: { code: expect.stringMatching(/^(usage|input)$/) } });
     expect(seen).toEqual([]);
   });
@@ -118,8 +107,8 @@ describe("a command line", () => {
     ["bug", 1, "internal", "x is not a function"],
   ])("that fails says code and message, on both streams: %s", async (how, exitCode, code, message) => {
     expect(await run("fail", how)).toBe(exitCode);
-    expect(err).toContain(`error (${code}): ${message}`);
-    expect(err).not.toMatch(/^ +at /m);
+    expect(written.err).toContain(`error (${code}): ${message}`);
+    expect(written.err).not.toMatch(/^ +at /m);
     expect(lastLine()).toEqual({ error: { code, message } });
   });
 
@@ -128,9 +117,9 @@ describe("a command line", () => {
       ["--debug", "fail", "bug"],
       ["fail", "bug", "--debug"],
     ]) {
-      err = "";
+      written.err = "";
       await run(...argv);
-      expect(err).toMatch(/TypeError: x is not a function\n +at /);
+      expect(written.err).toMatch(/TypeError: x is not a function\n +at /);
     }
   });
 });
@@ -147,17 +136,17 @@ describe("help", () => {
       "several times",
       "howdah say hello",
     ]) {
-      expect(out).toContain(piece);
+      expect(written.out).toContain(piece);
     }
-    expect(err).toBe("");
+    expect(written.err).toBe("");
   });
 
   test("of the program lists the commands, and --version prints the version", async () => {
     expect(await run("--help")).toBe(0);
-    expect(out).toMatch(/say.*say something[\s\S]*tokenizer/);
-    out = "";
+    expect(written.out).toMatch(/say.*say something[\s\S]*tokenizer/);
+    written.out = "";
     expect(await run("--version")).toBe(0);
-    expect(out).toBe("1.2.3\n");
+    expect(written.out).toBe("1.2.3\n");
   });
 });
 

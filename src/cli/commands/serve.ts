@@ -7,6 +7,7 @@ import { createServer } from "../../serve/index.ts";
 import { InputError } from "../../tensor/errors.ts";
 import { defineCommand } from "../command.ts";
 import { backendOption, cacheOptions, installBackend, openHost, weightsOption } from "../generation.ts";
+import { aborted } from "../interrupt.ts";
 import { formatSeconds } from "../text.ts";
 
 const options = z.object({
@@ -113,9 +114,4 @@ function namedFolder(given: string): { id: string; folder: string } {
   const at = given.indexOf("=");
   if (at <= 0 || existsSync(given)) return { id: basename(resolve(given)), folder: given };
   return { id: given.slice(0, at), folder: given.slice(at + 1) };
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }

@@ -12,6 +12,7 @@ import { HowdahError, InputError } from "../../tensor/errors.ts";
 import { dispose } from "../../tensor/tree.ts";
 import { loadTokenizer } from "../../tokenizers/index.ts";
 import { type CommandResult, defineCommand } from "../command.ts";
+import { aborted } from "../interrupt.ts";
 import { driveJob, type OpenedJob, openJob } from "../job.ts";
 
 const options = z.object({
@@ -155,20 +156,4 @@ async function offer(registry: Registry, { stage, folder }: ModelNews, speakers:
       release: () => dispose(model),
     }),
   );
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return Promise.resolve();
-  // A timer keeps the process alive while only the pages are served.
-  const keep = setInterval(() => {}, 1 << 30);
-  return new Promise((done) => {
-    signal.addEventListener(
-      "abort",
-      () => {
-        clearInterval(keep);
-        done();
-      },
-      { once: true },
-    );
-  });
 }

@@ -13,7 +13,7 @@ import { dropout, normal, splitKey } from "../../tensor/ops/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { scope } from "../../tensor/trace.ts";
 import { Module } from "../../tensor/tree.ts";
-import { checkIds, layerKeys, needKey, trainable, unembedBy } from "../layers.ts";
+import { checkIds, layerKeys, needKey, throughBlocks, trainable, unembedBy } from "../layers.ts";
 import type { HiddenStates, LanguageModel } from "../model.ts";
 import type { GPTConfig } from "./config.ts";
 
@@ -99,16 +99,7 @@ export class GPT extends Module implements LanguageModel {
       const keys = layerKeys(context, this.h.length);
       let x = scope("embedding", () => this.tokens.forward(ids).add(this.positions.forward(places)));
       if (keys) x = dropout(x, keys.embedding, this.config.dropout.embedding);
-      const layers: Pages[] = [];
-      this.h.forEach((block, i) => {
-        const [y, next] = scope(`h.${i}`, () =>
-          block.forward(x, { ...context, key: keys?.layers[i] }, context.cache?.layer(i)),
-        );
-        x = y;
-        if (next) layers.push(next);
-      });
-      const hidden = scope("norm", () => this.norm.forward(x));
-      return context.cache ? { hidden, cache: context.cache.after(layers) } : { hidden };
+      return throughBlocks(this, x, context, keys?.layers);
     });
   }
 }

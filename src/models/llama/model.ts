@@ -13,7 +13,7 @@ import { normal, splitKey } from "../../tensor/ops/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { scope } from "../../tensor/trace.ts";
 import { Module } from "../../tensor/tree.ts";
-import { checkIds, layerKeys, needKey, trainable, unembedBy } from "../layers.ts";
+import { checkIds, layerKeys, needKey, throughBlocks, trainable, unembedBy } from "../layers.ts";
 import type { HiddenStates, LanguageModel } from "../model.ts";
 import type { LlamaConfig } from "./config.ts";
 
@@ -91,20 +91,11 @@ export class Llama extends Module implements LanguageModel {
       const time = checkIds(ids, context, config);
       needKey(context, [config.attentionDropout]);
       const keys = layerKeys(context, this.h.length);
-      let x = scope("embedding", () => this.tokens.forward(ids));
+      const x = scope("embedding", () => this.tokens.forward(ids));
       const rotary = scope("rotary", () =>
         rotaryAngles(config.headWidth, config.rotary, context.positions ?? time, x.dtype),
       );
-      const layers: Pages[] = [];
-      this.h.forEach((block, i) => {
-        const [y, next] = scope(`h.${i}`, () =>
-          block.forward(x, { ...context, rotary, key: keys?.layers[i] }, context.cache?.layer(i)),
-        );
-        x = y;
-        if (next) layers.push(next);
-      });
-      const hidden = scope("norm", () => this.norm.forward(x));
-      return context.cache ? { hidden, cache: context.cache.after(layers) } : { hidden };
+      return throughBlocks(this, x, { ...context, rotary }, keys?.layers);
     });
   }
 }

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { ApiError } from "../errors.ts";
-import type { ChatMessage, GenerateRequest, ModelHost } from "../host.ts";
+import type { ChatTurn, ModelHost, ReplyRequest } from "../host.ts";
 import type { ServeLimits } from "../limits.ts";
 
 /** A parameter that we cannot honour: its neutral values pass, anything else is refused rather than ignored. */
@@ -98,7 +98,7 @@ export interface Job {
   readonly prompts: readonly (readonly number[])[];
   /** Continuations of each prompt. */
   readonly n: number;
-  readonly sampling: Omit<GenerateRequest, "prompt" | "seed">;
+  readonly sampling: Omit<ReplyRequest, "prompt" | "seed">;
   readonly seed: number | undefined;
   readonly stream: boolean;
   readonly includeUsage: boolean;
@@ -170,13 +170,13 @@ function promptList(prompt: CompletionBody["prompt"]): (string | number[])[] {
   return typeof prompt[0] === "number" ? [prompt as number[]] : (prompt as string[] | number[][]);
 }
 
-function chatMessage({ role, name, content }: ChatBody["messages"][number]): ChatMessage {
+function chatMessage({ role, name, content }: ChatBody["messages"][number]): ChatTurn {
   const text = typeof content === "string" ? content : (content ?? []).map((part) => part.text).join("");
   return { role: role === "developer" ? "system" : role, content: text, ...(name == null ? {} : { name }) };
 }
 
 /** Without the oldest message that is neither an instruction nor the last word; undefined where there is none. */
-function withoutOldest(messages: readonly ChatMessage[]): ChatMessage[] | undefined {
+function withoutOldest(messages: readonly ChatTurn[]): ChatTurn[] | undefined {
   const lastUser = messages.findLastIndex((message) => message.role === "user");
   const oldest = messages.findIndex((message, i) => message.role !== "system" && i < lastUser);
   return oldest < 0 ? undefined : messages.filter((_, i) => i !== oldest);

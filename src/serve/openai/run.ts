@@ -1,5 +1,5 @@
 import { ApiError } from "../errors.ts";
-import type { GenerateChunk, GenerateRequest } from "../host.ts";
+import type { ReplyChunk, ReplyRequest } from "../host.ts";
 import type { Job } from "./requests.ts";
 
 export interface Usage {
@@ -27,7 +27,7 @@ export interface Choice {
 export async function runJob(
   job: Job,
   signal: AbortSignal,
-  onChunk: (choice: number, chunk: GenerateChunk) => Promise<void> | void,
+  onChunk: (choice: number, chunk: ReplyChunk) => Promise<void> | void,
 ): Promise<{ choices: Choice[]; usage: Usage }> {
   // One choice that fails stops its siblings.
   const failed = new AbortController();
@@ -36,7 +36,7 @@ export async function runJob(
   const cached = new Array<number>(job.prompts.length).fill(0);
   const one = async (prompt: readonly number[], index: number): Promise<Choice> => {
     const seed = job.seed === undefined ? {} : { seed: job.seed + index };
-    const request: GenerateRequest = { ...job.sampling, prompt, ...seed };
+    const request: ReplyRequest = { ...job.sampling, prompt, ...seed };
     let text = "";
     try {
       for await (const chunk of job.host.generate(request, either)) {

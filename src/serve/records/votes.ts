@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { NewVote, Vote } from "../api.ts";
-import type { ChatMessage } from "../host.ts";
+import type { ChatTurn } from "../host.ts";
 import { type Database, openDatabase, type Row } from "./database.ts";
 
 const text = z.string().max(100_000);
@@ -25,10 +25,10 @@ export const newVote = z.discriminatedUnion("kind", [
 
 /** A line of the export: conversational preference data as TRL writes it, which the `data` room reads. */
 export interface PreferenceLine {
-  prompt: ChatMessage[];
+  prompt: ChatTurn[];
   /** One message, the reply. */
-  chosen: ChatMessage[];
-  rejected: ChatMessage[];
+  chosen: ChatTurn[];
+  rejected: ChatTurn[];
 }
 
 /** People's judgements of replies. The database is opened by the first call that needs it. */
@@ -116,7 +116,7 @@ export class VoteStore {
 }
 
 function line(row: Row): PreferenceLine {
-  const prompt = row.prompt as ChatMessage[];
+  const prompt = row.prompt as ChatTurn[];
   // A last message that only says who answers is the beginning of both replies, not a turn of its own.
   const last = prompt.at(-1);
   const opened = last?.role === "assistant" && last.content === "" ? last : undefined;
@@ -129,10 +129,10 @@ function voteOf(row: Row): Vote {
   const reply = { model: String(row.model), reply: String(row.reply) };
   const vote: NewVote =
     row.kind === "thumb"
-      ? { kind: "thumb", prompt: row.prompt as ChatMessage[], ...reply, value: row.value === 1 ? 1 : -1 }
+      ? { kind: "thumb", prompt: row.prompt as ChatTurn[], ...reply, value: row.value === 1 ? 1 : -1 }
       : {
           kind: "preference",
-          prompt: row.prompt as ChatMessage[],
+          prompt: row.prompt as ChatTurn[],
           chosen: reply,
           rejected: { model: String(row.rejected_model), reply: String(row.rejected_reply) },
         };

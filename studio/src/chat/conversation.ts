@@ -1,4 +1,4 @@
-import type { ChatMessage } from "../../../src/serve/api.ts";
+import type { ChatTurn } from "../../../src/serve/api.ts";
 
 /** The vote's number on the server; "sent" until the server has answered. */
 export type Ballot = number | "sent";
@@ -18,7 +18,7 @@ export interface Reply {
   /** Oldest messages that did not fit. */
   readonly dropped?: number;
   /** What was sent, and how it was sampled: what a vote on this reply is about. */
-  readonly prompt: readonly ChatMessage[];
+  readonly prompt: readonly ChatTurn[];
   readonly sampling: Sampling;
   readonly thumb?: { readonly value: 1 | -1; readonly vote: Ballot };
 }
@@ -57,8 +57,8 @@ export function followed(turn: Turn): Reply | undefined {
  * What is sent for a reply to `content`: the turns before, the message, and, where a name is to answer, an empty message of
  * that name for the model to go on with.
  */
-export function messagesFor(before: readonly Turn[], name: string, content: string, answerName: string): ChatMessage[] {
-  const messages: ChatMessage[] = [];
+export function messagesFor(before: readonly Turn[], name: string, content: string, answerName: string): ChatTurn[] {
+  const messages: ChatTurn[] = [];
   for (const turn of before) {
     messages.push(message("user", turn.name, turn.content));
     const reply = followed(turn);
@@ -69,12 +69,12 @@ export function messagesFor(before: readonly Turn[], name: string, content: stri
   return messages;
 }
 
-function message(role: string, name: string, content: string): ChatMessage {
+function message(role: string, name: string, content: string): ChatTurn {
   return name === "" ? { role, content } : { role, name, content };
 }
 
 /** The body of /v1/chat/completions. */
-export function requestBody(model: string, messages: readonly ChatMessage[], sampling: Sampling): object {
+export function requestBody(model: string, messages: readonly ChatTurn[], sampling: Sampling): object {
   return {
     model,
     messages,
