@@ -1,6 +1,9 @@
+import type { HttpBindings } from "@hono/node-server";
 import type { Context } from "hono";
 import { ApiError } from "./errors.ts";
-import type { Env } from "./server.ts";
+
+/** What Node gives along with each request. */
+export type Env = { Bindings: HttpBindings };
 
 /**
  * The body as JSON. Only `application/json`, which another site's page cannot send without asking first.

@@ -1,9 +1,10 @@
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
-import { createAdaptorServer, type HttpBindings } from "@hono/node-server";
+import { createAdaptorServer } from "@hono/node-server";
 import { Hono } from "hono";
 import { HowdahError } from "../tensor/errors.ts";
+import type { Env } from "./body.ts";
 import { ApiError, toApiError } from "./errors.ts";
 import { Gate } from "./gate.ts";
 import { Guard } from "./guard.ts";
@@ -13,8 +14,6 @@ import { openAiRoutes } from "./openai/routes.ts";
 import { VoteStore } from "./records/votes.ts";
 import { Pages } from "./studio/pages.ts";
 import { studioRoutes } from "./studio/routes.ts";
-
-export type Env = { Bindings: HttpBindings };
 
 export interface ServerOptions {
   readonly models: ModelRegistry;

@@ -1,11 +1,10 @@
 import { randomUUID } from "node:crypto";
 import { type Context, Hono } from "hono";
-import { readJson } from "../body.ts";
+import { type Env, readJson } from "../body.ts";
 import { ApiError, toApiError } from "../errors.ts";
 import type { Gate } from "../gate.ts";
 import type { ModelHost, ModelRegistry } from "../host.ts";
 import type { ServeLimits } from "../limits.ts";
-import type { Env } from "../server.ts";
 import { eventStream } from "../sse.ts";
 import { chatBody, chatJob, completionBody, completionJob, type Job, parse } from "./requests.ts";
 import { type Choice, runJob, type Usage } from "./run.ts";

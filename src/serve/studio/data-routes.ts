@@ -1,8 +1,8 @@
 import { Hono } from "hono";
 import { z } from "zod";
+import type { Env } from "../body.ts";
 import type { CorpusList } from "../data-api.ts";
 import { parse } from "../openai/requests.ts";
-import type { Env } from "../server.ts";
 import type { Corpora } from "./corpora.ts";
 
 const text = z.string().max(1000).optional();

@@ -1,13 +1,12 @@
 import { Hono } from "hono";
 import { z } from "zod";
 import type { Change, ModelInfo, ServerInfo } from "../api.ts";
-import { readJson } from "../body.ts";
+import { type Env, readJson } from "../body.ts";
 import { ApiError } from "../errors.ts";
 import type { ModelRegistry } from "../host.ts";
 import type { ServeLimits } from "../limits.ts";
 import { parse } from "../openai/requests.ts";
 import { newVote, type VoteStore } from "../records/votes.ts";
-import type { Env } from "../server.ts";
 import { type EventSink, eventStream } from "../sse.ts";
 import { Corpora } from "./corpora.ts";
 import { dataRoutes } from "./data-routes.ts";
