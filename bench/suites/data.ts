@@ -1,22 +1,22 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
 import { z } from "zod";
 import { defineCommand } from "../../src/cli/command.ts";
 import { NearDuplicates } from "../../src/data/dedup/near.ts";
+import { isProblem } from "../../src/data/document.ts";
 import { hashBits, uniform } from "../../src/data/random.ts";
+import { readDocuments } from "../../src/data/sources/read.ts";
 import { InputError } from "../../src/tensor/errors.ts";
 import type { Work } from "../contest.ts";
 import { environmentOf, ours, pythonPeer } from "../environment.ts";
 import { readPages } from "../pages.ts";
-import { contestShape, runContest } from "../suite.ts";
+import { chooseWorks, contestShape, runContest } from "../suite.ts";
 import { table } from "../table.ts";
-import type { DataParameters } from "../workers/data.ts";
+import type { DataParameters, Found } from "../workers/data.ts";
 
-const { works: _, ...shape } = contestShape;
-
-/** One WARC record with a page as it came over HTTP. */
+/** One WARC record with a page as it came over HTTP. As in Common Crawl's, its header says what the page is: datatrove takes only pages that libmagic says are HTML where it does not. */
 function record(url: string, html: string): Buffer {
   const body = Buffer.from(html);
   const http = Buffer.from(
@@ -26,29 +26,111 @@ function record(url: string, html: string): Buffer {
     .toString(16)
     .padStart(12, "0")}>`;
   const head = Buffer.from(
-    `WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: ${url}\r\nWARC-Date: 2024-01-01T00:00:00Z\r\nWARC-Record-ID: ${id}\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: ${http.length + body.length}\r\n\r\n`,
+    `WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: ${url}\r\nWARC-Date: 2024-01-01T00:00:00Z\r\nWARC-Record-ID: ${id}\r\nWARC-Identified-Payload-Type: text/html\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: ${http.length + body.length}\r\n\r\n`,
   );
   return gzipSync(Buffer.concat([head, http, body, Buffer.from("\r\n\r\n")]));
+}
+
+const read = (scratch: string, side: string, kind: string) =>
+  JSON.parse(readFileSync(join(scratch, `${side}-${kind}.json`), "utf8")) as Found;
+
+/** How two sides decided on the same documents. */
+export interface Agreement {
+  readonly documents: number;
+  /** With the same decision of the filters, or left by all of them on both sides. */
+  readonly agree: number;
+  /** Those whose text was the same on both sides, and those of them that were decided alike. */
+  readonly sameText: number;
+  readonly sameTextAgree: number;
+  /** Left by the filters, and after near duplicates were taken out. */
+  readonly kept: readonly [ours: number, theirs: number];
+  readonly final: readonly [ours: number, theirs: number];
+  /** Documents decided otherwise though their text was the same. */
+  readonly wrong: readonly string[];
+}
+
+const byFilter = (decision: string | undefined) =>
+  decision === "final" || decision === "duplicate" ? "kept" : decision;
+
+/** Paragraphs stand apart by an empty line in our texts, by a line feed in trafilatura's. */
+const linesOf = (text: string) => text.replace(/\s*\n\s*/g, "\n").trim();
+
+/**
+ * Compares what became of documents, address by address. A side that extracts nothing from a page has no decision on it.
+ * @param texts what our filters were given
+ * @throws InputError when the sides did not see the same documents
+ */
+export function compareDecisions(ours: Found, theirs: Found, texts: Readonly<Record<string, string>>): Agreement {
+  const urls = [...new Set([...Object.keys(ours.decisions), ...Object.keys(theirs.decisions)])];
+  const count = (found: Found, is: (decision: string) => boolean) => Object.values(found.decisions).filter(is).length;
+  const kept = (d: string) => byFilter(d) === "kept";
+  const final = (d: string) => d === "final";
+  let [agree, sameText, sameTextAgree] = [0, 0, 0];
+  const wrong: string[] = [];
+  for (const url of urls) {
+    const [a, b] = [byFilter(ours.decisions[url]), byFilter(theirs.decisions[url])];
+    if (a === b) agree++;
+    if (texts[url] === undefined || linesOf(texts[url]) !== linesOf(theirs.texts?.[url] ?? "")) continue;
+    sameText++;
+    if (a === b) sameTextAgree++;
+    else wrong.push(`${url}: ${a ?? "nothing"} and ${b ?? "nothing"}`);
+  }
+  return {
+    documents: urls.length,
+    agree,
+    sameText,
+    sameTextAgree,
+    kept: [count(ours, kept), count(theirs, kept)],
+    final: [count(ours, final), count(theirs, final)],
+    wrong,
+  };
+}
+
+/**
+ * Holds an agreement to what makes two programs the same work. Given the same text, every filter has to decide the same. Where each extracts by itself, texts
+ * and decisions near a threshold differ, within bounds.
+ */
+export function checkAgreement(kind: DataParameters["kind"], a: Agreement, expected: number): void {
+  const no = (why: string) => {
+    throw new InputError(
+      `The sides do different work: ${why}. ${JSON.stringify({ ...a, wrong: a.wrong.slice(0, 10) })}`,
+    );
+  };
+  const apart = ([x, y]: readonly [number, number]) => Math.abs(x - y) / Math.max(x, y, 1);
+  if (a.documents > expected || a.documents < 0.9 * expected)
+    no(`${a.documents} of ${expected} documents were decided`);
+  if (a.sameTextAgree < a.sameText)
+    no(`${a.sameText - a.sameTextAgree} documents of the same text are decided otherwise`);
+  if (kind === "texts") {
+    if (a.sameText !== a.documents) no(`only ${a.sameText} texts are the same`);
+    // Each has its own permutations: pairs near the threshold may meet on one side only.
+    if (apart(a.final) > 0.05) no("the near duplicates are too different");
+  } else {
+    if (a.agree < 0.85 * a.documents) no(`only ${a.agree} documents are decided alike`);
+    if (apart(a.kept) > 0.15) no("the filters leave too different numbers of documents");
+    if (apart(a.final) > 0.15) no("the numbers of documents at the end are too different");
+  }
 }
 
 export const data = defineCommand({
   name: "data",
   summary: "extraction, cleaning and near duplicates beside datatrove: documents per second with two workers each",
   description:
-    "WARC files made of the pages of the article extraction benchmark, each several times over with other words in it, every fourth copy unchanged. Both sides extract the main text, apply " +
-    "Gopher's, C4's and FineWeb's filters, and take near duplicates out by MinHash.",
+    "WARC files made of the pages of the article extraction benchmark, each several times over with other words in it, every fourth copy unchanged. `crawl`: both sides extract the main " +
+    "text, apply Gopher's, C4's and FineWeb's filters, and take near duplicates out by MinHash. `texts`: the same without extraction, both with the same texts, where every document must be " +
+    "decided alike.",
   options: z.object({
     pages: z.string().describe("a checkout of scrapinghub/article-extraction-benchmark").meta({ value: "DIR" }),
     copies: z.number().int().min(1).default(4).describe("how often each page is there"),
-    ...shape,
+    ...contestShape,
   }),
   positional: ["pages"],
-  async run({ pages: given, copies, rounds, seconds, alone }, context) {
+  async run({ pages: given, copies, works: chosen, rounds, seconds, alone }, context) {
     const pages = readPages(resolve(given));
     const scratch = mkdtempSync(join(tmpdir(), "howdah-data-"));
     try {
-      const folder = join(scratch, "crawl");
-      mkdirSync(folder);
+      const folders = { crawl: join(scratch, "crawl"), texts: join(scratch, "extracted") };
+      for (const folder of Object.values(folders)) mkdirSync(folder);
       for (let c = 0; c < copies; c++) {
         const records = pages.map(({ id, html }, i) => {
           // Every second letter e of some words becomes another: other words, the same length and structure.
@@ -60,26 +142,40 @@ export const data = defineCommand({
                 );
           return record(`http://page-${i}.example/${c}/${id}`, changed);
         });
-        writeFileSync(join(folder, `${c}.warc.gz`), Buffer.concat(records));
+        writeFileSync(join(folders.crawl, `${c}.warc.gz`), Buffer.concat(records));
       }
-      const near = { ngram: 5, bands: 14, rows: 8 };
-      const parameters: DataParameters = { folder, scratch, files: copies, workers: 2, near };
-      const work: Work = {
-        name: "crawl",
-        parameters,
-        items: { count: pages.length * copies, name: "documents" },
-        check({ outputs: [mine] }, { outputs: [theirs] }) {
-          // Main texts differ a little, and so do decisions near a threshold.
-          const [a, b] = [mine, theirs].map((o) => o as { kept: number; final: number });
-          if (a === undefined || b === undefined || Math.abs(a.kept - b.kept) > 0.25 * Math.max(a.kept, b.kept))
-            throw new InputError(
-              `The sides keep different documents: ${JSON.stringify(mine)} and ${JSON.stringify(theirs)}.`,
-            );
-        },
-      };
+      const texts: Record<string, string> = {};
+      const lines = new Map<string, string[]>();
+      for await (const d of readDocuments([folders.crawl])) {
+        if (isProblem(d)) throw new InputError(`${d.path}: ${d.reason}`);
+        const { url = "" } = d.meta;
+        texts[url] = d.text;
+        const copy = new URL(url).pathname.split("/")[1]!;
+        const line = JSON.stringify({ text: d.text, id: url, metadata: { url } });
+        lines.set(copy, [...(lines.get(copy) ?? []), line]);
+      }
+      for (const [copy, list] of lines) writeFileSync(join(folders.texts, `${copy}.jsonl`), `${list.join("\n")}\n`);
+      const near = { ngram: 5, bands: 14, rows: 8, threshold: 0.67 };
+      const agreements: Record<string, Agreement> = {};
+      const all = (["crawl", "texts"] as const).map((kind): Work => {
+        const parameters: DataParameters = { kind, folder: folders[kind], scratch, files: copies, workers: 2, near };
+        return {
+          name: kind,
+          parameters,
+          items: { count: kind === "crawl" ? pages.length * copies : Object.keys(texts).length, name: "documents" },
+          check() {
+            const agreement = compareDecisions(read(scratch, "howdah", kind), read(scratch, "datatrove", kind), texts);
+            agreements[kind] = agreement;
+            context.print(`  ${JSON.stringify(agreement)}`);
+            checkAgreement(kind, agreement, kind === "crawl" ? pages.length * copies : Object.keys(texts).length);
+          },
+        };
+      });
       const env = environmentOf(2);
       const sides = { ours: ours("data", "auto", env), peers: alone ? [] : [pythonPeer("datatrove", "data", "", env)] };
-      return await runContest("data", [work], sides, { rounds, seconds, threads: 2, warmUp: 1 }, context);
+      const options = { rounds, seconds, threads: 2, warmUp: 1 };
+      const result = await runContest("data", chooseWorks(all, chosen), sides, options, context);
+      return { ...result, agreements };
     } finally {
       rmSync(scratch, { recursive: true, force: true });
     }

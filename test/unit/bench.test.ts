@@ -7,6 +7,7 @@ import { ProcessContender } from "../../bench/protocol.ts";
 import { compareReports, readReport, showResults } from "../../bench/results.ts";
 import { median, quantile, spread } from "../../bench/stats.ts";
 import { chooseWorks } from "../../bench/suite.ts";
+import { checkAgreement, compareDecisions } from "../../bench/suites/data.ts";
 import { suites } from "../../bench/suites/index.ts";
 import { BATCHES, batches, gptWorks } from "../../bench/works.ts";
 import { parseOptions } from "../../src/cli/options.ts";
@@ -18,6 +19,42 @@ describe("statistics", () => {
     expect([median([5]), median([1, 2]), median([9, 1, 5])]).toEqual([5, 1.5, 5]);
     expect(spread([8, 9, 10, 11, 12])).toBeCloseTo(0.1, 12);
     expect(median([])).toBeNaN();
+  });
+});
+
+describe("decisions on the same documents", () => {
+  const texts = Object.fromEntries(Array.from({ length: 100 }, (_, i) => [`u${i}`, `Line ${i}.\n\nAnother.`]));
+  const same = Object.fromEntries(Object.entries(texts).map(([url, text]) => [url, text.replace("\n\n", "\n")]));
+  const all = (decide: (i: number) => string) =>
+    Object.fromEntries(Object.keys(texts).map((url, i) => [url, decide(i)]));
+  const mine = { decisions: all((i) => (i < 40 ? "c4" : i < 50 ? "duplicate" : "final")) };
+  const against = (decisions: Record<string, string>, theirTexts = same) =>
+    compareDecisions(mine, { decisions, texts: theirTexts }, texts);
+
+  test("who says the same of every document does the same work", () => {
+    const a = against(mine.decisions);
+    expect(a).toMatchObject({ documents: 100, agree: 100, sameText: 100, kept: [60, 60], final: [50, 50], wrong: [] });
+    for (const kind of ["crawl", "texts"] as const) expect(() => checkAgreement(kind, a, 100)).not.toThrow();
+  });
+
+  test.each([
+    ["another filter took one", against({ ...mine.decisions, u0: "fineweb" }), "1 documents of the same text"],
+    ["documents are missing", compareDecisions({ decisions: {} }, { decisions: {} }, {}), "0 of 100 documents"],
+    ["other duplicates", against(all((i) => (i < 40 ? "c4" : i < 55 ? "duplicate" : "final"))), "near duplicates"],
+  ])("%s: other work, of the same texts", (_, agreement, message) => {
+    expect(() => checkAgreement("texts", agreement, 100)).toThrow(message);
+  });
+
+  test("where texts differ, decisions may, within bounds", () => {
+    const other = all((i) => `text ${i} of theirs`);
+    const differing = (n: number) =>
+      against(
+        all((i) => (i < 40 - n ? "c4" : i < 50 ? "duplicate" : "final")),
+        other,
+      );
+    expect(() => checkAgreement("crawl", differing(5), 100)).not.toThrow();
+    expect(() => checkAgreement("crawl", differing(12), 100)).toThrow("too different numbers");
+    expect(() => checkAgreement("crawl", differing(20), 100)).toThrow("only 80 documents are decided alike");
   });
 });
 

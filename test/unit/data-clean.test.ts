@@ -1,5 +1,9 @@
+import { readFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+import { eld } from "eld/medium";
 import fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
+import { eldFile, loadDetector, NGramTable } from "../../src/data/clean/detector.ts";
 import {
   chineseQuality,
   clean,
@@ -113,6 +117,37 @@ describe("languages", () => {
     expect(guess.language).toBe(language);
     expect(guess.confidence).toBeGreaterThanOrEqual(0);
     expect(guess.confidence).toBeLessThanOrEqual(1);
+  });
+  test("n-grams read as text are those of eld's own module, one by one, and its answers are its own", async () => {
+    const path = eldFile("ngrams/medium.js");
+    const { ngramsData } = (await import(pathToFileURL(path).href)) as {
+      ngramsData: { languages: Record<string, string>; ngrams: Record<string, Record<string, number>> };
+    };
+    const table = new NGramTable(readFileSync(path, "utf8"));
+    const other = Object.entries(ngramsData.ngrams).filter(([ngram, scores]) => {
+      const found = table.get(ngram) ?? {};
+      return (
+        Object.keys(found).join() !== Object.keys(scores).join() ||
+        Object.keys(found).some((l) => found[l] !== scores[l])
+      );
+    });
+    expect(other).toEqual([]);
+    expect(table.size).toBe(Object.keys(ngramsData.ngrams).length);
+    expect(table.languages).toEqual(ngramsData.languages);
+    expect([table.get("\u{1f600}"), table.get(""), table.get("eeeeeeeeee"), table.get("constructor")]).toEqual(
+      Array(4).fill(undefined),
+    );
+    const detector = await loadDetector();
+    for (const text of ["The old bridge", "Die alte Brücke", "старый мост", "pont vieux", "xq zzj", "", "12"]) {
+      const [mine, theirs] = [detector.detect(text), eld.detect(text)];
+      expect([mine.language, mine.getScores(), mine.isReliable()]).toEqual([
+        theirs.language,
+        theirs.getScores(),
+        theirs.isReliable(),
+      ]);
+    }
+    for (const broken of ["", "export const ngramsData = {}", readFileSync(path, "utf8").slice(0, 2000)])
+      expect(() => new NGramTable(broken)).toThrow(/not of the form that is known here/);
   });
   test("a filter says what it found instead", () => {
     const filter = languageFilter({ languages: ["en"] });

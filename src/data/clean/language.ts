@@ -1,4 +1,5 @@
 import { StateError } from "../../tensor/errors.ts";
+import { type Detector, loadDetector } from "./detector.ts";
 import { drop, type Filter, kept, type Outcome, type Page, percent } from "./filter.ts";
 
 export interface LanguageGuess {
@@ -8,12 +9,12 @@ export interface LanguageGuess {
   readonly confidence: number;
 }
 
-/** The n-grams take most of a second to load: only those wait who guess languages. */
-let detector: typeof import("eld/medium").eld | undefined;
+/** Only those wait for the n-grams who guess languages. */
+let detector: Detector | undefined;
 
 /** Comes before {@link guessLanguage}. */
 export async function loadLanguages(): Promise<void> {
-  detector ??= (await import("eld/medium")).eld;
+  detector ??= await loadDetector();
 }
 
 /** Characters that are looked at: more text makes no guess better. */
