@@ -2,7 +2,9 @@ import type { AddedToken } from "./schema.ts";
 import type { AllowedSpecial } from "./types.ts";
 
 /** A stretch of text, or an added token that was found in it. */
-export type Segment = { readonly text: string } | { readonly id: number };
+export type Segment =
+  | { readonly text: string; readonly start: number }
+  | { readonly id: number; readonly start: number; readonly end: number };
 
 /** Finds added tokens in text: leftmost first, then longest, with the strip and whole-word rules of `tokenizers`. */
 export class AddedTokenMatcher {
@@ -26,7 +28,7 @@ export class AddedTokenMatcher {
 
   split(text: string): Segment[] {
     if (text === "") return [];
-    if (this.expression === undefined) return [{ text }];
+    if (this.expression === undefined) return [{ text, start: 0 }];
     const segments: Segment[] = [];
     let done = 0;
     for (const found of text.matchAll(this.expression)) {
@@ -36,11 +38,11 @@ export class AddedTokenMatcher {
       if (token.single_word && (endsInWord(text.slice(0, start)) || startsWithWord(text.slice(end)))) continue;
       if (token.lstrip) while (start > done && isSpace(text[start - 1]!)) start--;
       if (token.rstrip) while (end < text.length && isSpace(text[end]!)) end++;
-      if (start > done) segments.push({ text: text.slice(done, start) });
-      segments.push({ id: token.id });
+      if (start > done) segments.push({ text: text.slice(done, start), start: done });
+      segments.push({ id: token.id, start, end });
       done = end;
     }
-    if (done < text.length) segments.push({ text: text.slice(done) });
+    if (done < text.length) segments.push({ text: text.slice(done), start: done });
     return segments;
   }
 }

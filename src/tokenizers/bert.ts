@@ -1,7 +1,7 @@
 import { InputError } from "../tensor/errors.ts";
-import { checkAnyTokenizerFile } from "./file.ts";
 import { specialTokenName, type TokenizerConfig } from "./folder.ts";
 import { PipelineTokenizer } from "./pipeline.ts";
+import { checkTokenizerFile } from "./schema.ts";
 
 /**
  * BERT's tokenizer (Devlin et al. 2019) from `vocab.txt`, one token a line, the line's number its id. `tokenizer_config.json` may say
@@ -27,7 +27,7 @@ export function bertTokenizer(text: string, place: string, config: TokenizerConf
     return id;
   };
   const flag = (key: string, usual: boolean | null): unknown => config[key] ?? usual;
-  const file = checkAnyTokenizerFile(
+  const file = checkTokenizerFile(
     {
       added_tokens: special
         .map((content) => ({ id: idOf(content), content, normalized: false, special: true }))

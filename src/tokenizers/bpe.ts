@@ -26,12 +26,15 @@ export class BpeMerger {
     });
   }
 
-  /** Merges the first `length` entries of `symbols` in place and returns how many are left. */
-  merge(symbols: Int32Array, length: number): number {
-    return length <= SCAN_LIMIT ? this.mergeByScan(symbols, length) : this.mergeByHeap(symbols, length);
+  /**
+   * Merges the first `length` entries of `symbols` in place and returns how many are left.
+   * @param widths of the symbols, added up as they merge
+   */
+  merge(symbols: Int32Array, length: number, widths?: Int32Array): number {
+    return length <= SCAN_LIMIT ? this.mergeByScan(symbols, length, widths) : this.mergeByHeap(symbols, length, widths);
   }
 
-  private mergeByScan(symbols: Int32Array, length: number): number {
+  private mergeByScan(symbols: Int32Array, length: number, widths?: Int32Array): number {
     while (length > 1) {
       let best = -1;
       let at = 0;
@@ -45,13 +48,17 @@ export class BpeMerger {
       if (best === -1) break;
       symbols[at - 1] = this.made[best]!;
       symbols.copyWithin(at, at + 1, length);
+      if (widths !== undefined) {
+        widths[at - 1]! += widths[at]!;
+        widths.copyWithin(at, at + 1, length);
+      }
       length--;
     }
     return length;
   }
 
   /** O(n log n): a linked list of symbols and a heap of possible merges, whose stale entries are dropped when they surface. */
-  private mergeByHeap(symbols: Int32Array, length: number): number {
+  private mergeByHeap(symbols: Int32Array, length: number, widths?: Int32Array): number {
     const next = new Int32Array(length);
     const previous = new Int32Array(length);
     for (let i = 0; i < length; i++) {
@@ -78,6 +85,7 @@ export class BpeMerger {
       if (merge === -1 || this.rankOf[merge] !== rank) continue;
       symbols[at] = this.made[merge]!;
       symbols[right] = -1;
+      if (widths !== undefined) widths[at]! += widths[right]!;
       next[at] = next[right]!;
       if (next[right] !== -1) previous[next[right]!] = at;
       offer(at);
@@ -85,7 +93,10 @@ export class BpeMerger {
     }
 
     let kept = 0;
-    for (let i = 0; i !== -1; i = next[i]!) symbols[kept++] = symbols[i]!;
+    for (let i = 0; i !== -1; i = next[i]!) {
+      if (widths !== undefined) widths[kept] = widths[i]!;
+      symbols[kept++] = symbols[i]!;
+    }
     return kept;
   }
 }

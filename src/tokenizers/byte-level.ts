@@ -2,23 +2,23 @@ import { isUtf8 } from "node:buffer";
 import { join } from "node:path";
 import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
-import { AddedTokenMatcher, recognisable, type Segment } from "./added-tokens.ts";
+import type { Segment } from "./added-tokens.ts";
 import { BpeMerger } from "./bpe.ts";
-import { BYTE_TO_CHARACTER, decodeUtf8, encodeUtf8, tokenBytes, Utf8Stream, wellFormed } from "./bytes.ts";
-import { specialTokenName, type TokenizerConfig, writeTokenizerFolder } from "./folder.ts";
+import {
+  BYTE_TO_CHARACTER,
+  byteCharacters,
+  decodeUtf8,
+  encodeUtf8,
+  tokenBytes,
+  Utf8Stream,
+  wellFormed,
+} from "./bytes.ts";
+import { FileTokenizer } from "./file-tokenizer.ts";
+import { type TokenizerConfig, writeTokenizerFolder } from "./folder.ts";
 import { NativeEncoder } from "./native-encoder.ts";
-import { normalizerOf, type Splitter, splitterOf } from "./pretokenize.ts";
-import type { Dialect } from "./regex.ts";
-import type { PostProcessor, TokenizerFile } from "./schema.ts";
-import type {
-  AllowedSpecial,
-  DecodeOptions,
-  EncodeManyOptions,
-  EncodeOptions,
-  StreamOptions,
-  Tokenizer,
-  TokenStream,
-} from "./types.ts";
+import { type Cutter, cutterOf } from "./pieces.ts";
+import type { BpePart, TokenizerFile } from "./schema.ts";
+import type { AllowedSpecial, DecodeOptions, EncodeManyOptions, StreamOptions, TokenStream } from "./types.ts";
 
 /** Words longer than this are not remembered, nor more words than this: text repeats short words. */
 const CACHED_LENGTH = 64;
@@ -36,85 +36,64 @@ export interface TiktokenSource {
   readonly name: string;
 }
 
-/** Byte-level BPE (Radford et al. 2019, section 2.2), with the parts of `tokenizer.json` around it. */
-export class ByteLevelTokenizer implements Tokenizer {
-  readonly vocabularySize: number;
-  readonly specialTokens: ReadonlyMap<string, number>;
-  readonly bosId: number | undefined;
-  readonly eosId: number | undefined;
-  readonly padId: number | undefined;
-  readonly chatTemplate: string | undefined;
+/** A file that `ByteLevelTokenizer` takes: BPE over bytes, in a vocabulary that spells each byte as one character. */
+export type ByteLevelFile = TokenizerFile & { readonly model: BpePart };
 
-  private readonly file: TokenizerFile;
-  private readonly config: TokenizerConfig;
+export function isByteLevel(file: TokenizerFile): file is ByteLevelFile {
+  const { model, decoder, pre_tokenizer: part } = file;
+  const last = part?.type === "Sequence" ? part.pretokenizers.at(-1) : part;
+  return (
+    model.type === "BPE" &&
+    !model.byte_fallback &&
+    !model.continuing_subword_prefix &&
+    !model.end_of_word_suffix &&
+    last?.type === "ByteLevel" &&
+    (decoder === null || decoder.type === "ByteLevel")
+  );
+}
+
+/** Byte-level BPE (Radford et al. 2019, section 2.2), with the parts of `tokenizer.json` around it. */
+export class ByteLevelTokenizer extends FileTokenizer {
+  declare protected readonly file: ByteLevelFile;
   private readonly tiktoken: TiktokenSource | undefined;
-  /** id -> string; added tokens win over the model's. */
-  private readonly strings: (string | undefined)[] = [];
   /** id -> the bytes it stands for. */
   private readonly bytes: (Uint8Array | undefined)[] = [];
   private readonly texts: (string | null | undefined)[] = [];
-  private readonly addedIds: ReadonlyMap<string, number>;
-  private readonly specialIds: ReadonlySet<number>;
   /** byte -> id, -1 where the vocabulary lacks the byte. */
   private readonly byteIds: Int32Array;
   private readonly unknownId: number;
   private readonly merger: BpeMerger;
-  private readonly normalize: (text: string) => string;
-  private readonly split: Splitter;
+  private readonly cut: Cutter;
   private readonly cache = new Map<string, readonly number[]>();
-  private readonly matchers = new Map<string, { raw: AddedTokenMatcher; normalized: AddedTokenMatcher }>();
   private buffer = new Int32Array(256);
   /** The native encoder; null where there is none, undefined before it was asked for. */
   private native: NativeEncoder | null | undefined;
 
   /** @throws InputError when the parts do not fit together (a merge of unknown tokens, no byte-level step, ...) */
   constructor(file: TokenizerFile, config: TokenizerConfig = {}, tiktoken?: TiktokenSource) {
-    this.file = file;
-    this.config = config;
+    const dialect = tiktoken === undefined ? "oniguruma" : "fancy-regex";
+    super(file, config, dialect);
+    if (!isByteLevel(file)) {
+      throw new InputError(
+        "This is not byte-level BPE: the pre_tokenizer must be ByteLevel, or a Sequence that ends with it, and the decoder ByteLevel.",
+      );
+    }
     this.tiktoken = tiktoken;
     const { vocab } = file.model;
-    for (const [token, id] of vocab) {
-      if (this.strings[id] !== undefined) {
-        throw new InputError(
-          `vocab: ${JSON.stringify(token)} and ${JSON.stringify(this.strings[id])} both have the id ${id}.`,
-        );
-      }
-      this.strings[id] = token;
-      this.bytes[id] = tokenBytes(token) ?? encodeUtf8(token);
-    }
-    this.addedIds = new Map(file.added_tokens.map((token) => [token.content, token.id]));
-    for (const { content, id } of file.added_tokens) {
-      this.strings[id] = content;
-      this.bytes[id] = encodeUtf8(content);
-    }
-    const special = file.added_tokens.filter((token) => token.special);
-    this.specialTokens = new Map(special.map((token) => [token.content, token.id]));
-    this.specialIds = new Set(this.specialTokens.values());
-    this.vocabularySize = this.strings.length;
-
+    for (const [token, id] of vocab) this.bytes[id] = tokenBytes(token) ?? encodeUtf8(token);
+    for (const { content, id } of file.added_tokens) this.bytes[id] = encodeUtf8(content);
     this.byteIds = Int32Array.from(BYTE_TO_CHARACTER, (character) => vocab.get(character) ?? -1);
     this.unknownId = this.requireUnknown();
     const ranks = tiktoken?.ranks;
     this.merger = new BpeMerger(
       file.model.merges.map(([left, right], i) => ({ ...this.mergeIds(left, right), rank: ranks?.[i] ?? i })),
     );
-    this.normalize = normalizerOf(file.normalizer);
-    this.split = byteLevelSplitter(file, tiktoken === undefined ? "oniguruma" : "fancy-regex");
+    this.cut = cutterOf(file.pre_tokenizer, { raw: true, dialect });
     if (file.decoder === null) {
       throw new InputError(
         "decoder: it is null, so text could not be given back. A byte-level tokenizer needs the decoder ByteLevel.",
       );
     }
-
-    for (const id of postProcess([], file.post_processor)) {
-      if (this.strings[id] === undefined)
-        throw new InputError(`post_processor: it adds the id ${id}, which is no token.`);
-    }
-
-    this.bosId = this.configuredId("bos_token");
-    this.eosId = this.configuredId("eos_token");
-    this.padId = this.configuredId("pad_token");
-    this.chatTemplate = config.chat_template;
   }
 
   private requireUnknown(): number {
@@ -137,30 +116,19 @@ export class ByteLevelTokenizer implements Tokenizer {
     return { left: idOf(left), right: idOf(right), id: idOf(left + right) };
   }
 
-  private configuredId(key: "bos_token" | "eos_token" | "pad_token"): number | undefined {
-    const name = specialTokenName(this.config, key);
-    if (name === undefined) return undefined;
-    const id = this.tokenId(name);
-    if (id === undefined) {
-      throw new InputError(`tokenizer_config.json: ${key} is ${JSON.stringify(name)}, which is not in the vocabulary.`);
-    }
-    return id;
-  }
-
-  encode(text: string, options: EncodeOptions = {}): number[] {
-    const { addSpecialTokens = true, allowedSpecial = "none" } = options;
+  protected encodeText(text: string, allowed: AllowedSpecial): number[] {
     const ids: number[] = [];
     const emit = (word: string): void => this.encodeWord(word, ids);
-    for (const segment of this.segments(text, allowedSpecial)) {
+    for (const segment of this.segments(text, allowed)) {
       if ("id" in segment) {
         ids.push(segment.id);
         continue;
       }
       const native = segment.text.length < NATIVE_LENGTH ? undefined : this.nativeEncoder();
-      if (native === undefined) this.split(segment.text, emit);
+      if (native === undefined) this.cut(segment.text, emit, false);
       else for (const id of native.encode(segment.text)) ids.push(id);
     }
-    return addSpecialTokens ? postProcess(ids, this.file.post_processor) : ids;
+    return ids;
   }
 
   /** The text between added tokens, normalised, and the added tokens. */
@@ -184,18 +152,19 @@ export class ByteLevelTokenizer implements Tokenizer {
   ): Promise<Uint32Array<ArrayBuffer>[]> {
     const { addSpecialTokens = true, allowedSpecial = "none", threads = 0 } = options;
     const native = this.nativeEncoder();
-    if (native === undefined) {
+    if (native === undefined || this.file.truncation !== null || this.file.padding !== null) {
       return texts.map((text) =>
         Uint32Array.from(this.encode(typeof text === "string" ? text : decodeUtf8(text), options)),
       );
     }
-    // What stands around a text, and whether a text has to be looked at before it is cut.
-    const around = addSpecialTokens ? postProcess([MARK], this.file.post_processor) : [MARK];
+    // Whether a text has to be looked at before it is cut.
     const { raw, normalized } = this.matchersFor(allowedSpecial);
     const plain = this.file.normalizer === null && raw.empty && normalized.empty;
     const plans = texts.map((text): readonly (Segment | { readonly bytes: Uint8Array })[] => {
       if (plain)
-        return typeof text === "string" ? [{ text }] : [isUtf8(text) ? { bytes: text } : { text: decodeUtf8(text) }];
+        return typeof text !== "string" && isUtf8(text)
+          ? [{ bytes: text }]
+          : [{ text: typeof text === "string" ? text : decodeUtf8(text), start: 0 }];
       return this.segments(typeof text === "string" ? text : decodeUtf8(text), allowedSpecial);
     });
     const parts = plans.flatMap((plan) =>
@@ -203,36 +172,13 @@ export class ByteLevelTokenizer implements Tokenizer {
     );
     const encoded = await native.encodeMany(parts, threads);
     let next = 0;
+    const { before, after } = this.frame;
     return plans.map((plan) => {
       const pieces = plan.map((item) => ("id" in item ? Uint32Array.of(item.id) : encoded[next++]!));
-      if (pieces.length === 1 && around.length === 1) return pieces[0]!;
-      const whole = around.flatMap((id) => (id === MARK ? pieces : [Uint32Array.of(id)]));
-      return concatenated(whole);
+      if (!addSpecialTokens || before.length + after.length === 0)
+        return pieces.length === 1 ? pieces[0]! : concatenated(pieces);
+      return concatenated([Uint32Array.from(before), ...pieces, Uint32Array.from(after)]);
     });
-  }
-
-  encodeBatch(texts: readonly string[], options: EncodeOptions = {}): number[][] {
-    return texts.map((text) => this.encode(text, options));
-  }
-
-  private matchersFor(allowed: AllowedSpecial): { raw: AddedTokenMatcher; normalized: AddedTokenMatcher } {
-    const key = typeof allowed === "string" ? allowed : JSON.stringify([...allowed].sort());
-    let found = this.matchers.get(key);
-    if (found === undefined) {
-      const tokens = recognisable(this.file.added_tokens, allowed);
-      found = {
-        raw: new AddedTokenMatcher(
-          tokens.filter((token) => !token.normalized),
-          (content) => content,
-        ),
-        normalized: new AddedTokenMatcher(
-          tokens.filter((token) => token.normalized),
-          this.normalize,
-        ),
-      };
-      this.matchers.set(key, found);
-    }
-    return found;
   }
 
   /** Appends the ids of one pre-token. */
@@ -244,7 +190,7 @@ export class ByteLevelTokenizer implements Tokenizer {
     }
     const first = ids.length;
     const bytes = encodeUtf8(word);
-    const complete = this.file.model.ignore_merges ? this.file.model.vocab.get(byteString(bytes)) : undefined;
+    const complete = this.file.model.ignore_merges ? this.file.model.vocab.get(byteCharacters(word)) : undefined;
     if (complete !== undefined) {
       ids.push(complete);
     } else {
@@ -308,19 +254,8 @@ export class ByteLevelTokenizer implements Tokenizer {
   }
 
   private bytesOf(id: number, { skipSpecialTokens = false }: DecodeOptions): Uint8Array {
-    const bytes = this.bytes[id];
-    if (bytes === undefined) {
-      throw new InputError(`decode: there is no token with id ${id}; ids go from 0 to ${this.vocabularySize - 1}.`);
-    }
-    return skipSpecialTokens && this.specialIds.has(id) ? new Uint8Array(0) : bytes;
-  }
-
-  tokenId(token: string): number | undefined {
-    return this.addedIds.get(token) ?? this.file.model.vocab.get(token);
-  }
-
-  idToToken(id: number): string | undefined {
-    return this.strings[id];
+    this.stringOf(id);
+    return skipSpecialTokens && this.specialIds.has(id) ? new Uint8Array(0) : this.bytes[id]!;
   }
 
   /** The same tokenizer with another chat template stored beside it. */
@@ -339,9 +274,6 @@ export class ByteLevelTokenizer implements Tokenizer {
   }
 }
 
-/** Stands for the text itself where the post-processor is asked what it adds. */
-const MARK = -1;
-
 function concatenated(parts: readonly Uint32Array[]): Uint32Array<ArrayBuffer> {
   const out = new Uint32Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
@@ -350,41 +282,4 @@ function concatenated(parts: readonly Uint32Array[]): Uint32Array<ArrayBuffer> {
     at += part.length;
   }
   return out;
-}
-
-/** Bytes as the vocabulary spells them. */
-function byteString(bytes: Uint8Array): string {
-  let out = "";
-  for (const byte of bytes) out += BYTE_TO_CHARACTER[byte]!;
-  return out;
-}
-
-/** The splitter of a file whose pre-tokenizer ends in exactly one byte-level step. */
-function byteLevelSplitter(file: TokenizerFile, dialect: Dialect): Splitter {
-  const part = file.pre_tokenizer;
-  const steps = part === null ? [] : part.type === "Sequence" ? part.pretokenizers : [part];
-  const at = steps.findIndex((step) => step.type === "ByteLevel");
-  if (part === null || at === -1 || at !== steps.length - 1) {
-    throw new InputError(
-      `pre_tokenizer: ${steps.map((step) => step.type).join(", ") || "null"} is not supported yet for BPE; ` +
-        "it must be ByteLevel, or a Sequence that ends with ByteLevel.",
-    );
-  }
-  return splitterOf(part, dialect);
-}
-
-/** Adds what the post-processor adds around one sequence. */
-function postProcess(ids: number[], part: PostProcessor | null): number[] {
-  if (part === null || part.type === "ByteLevel") return ids; // the byte-level processor only moves offsets
-  if (part.type === "Sequence") return part.processors.reduce<number[]>(postProcess, ids);
-  return part.single.flatMap((item) => {
-    if ("Sequence" in item) return item.Sequence.id === "A" ? ids : [];
-    const token = part.special_tokens[item.SpecialToken.id];
-    if (token === undefined) {
-      throw new InputError(
-        `post_processor: the template uses ${item.SpecialToken.id}, which special_tokens does not define.`,
-      );
-    }
-    return token.ids;
-  });
 }

@@ -35,6 +35,13 @@ export function tokenBytes(token: string): Uint8Array | undefined {
   return bytes;
 }
 
+/** A text as a character for each of its bytes. */
+export function byteCharacters(text: string): string {
+  let out = "";
+  for (const byte of encodeUtf8(text)) out += BYTE_TO_CHARACTER[byte]!;
+  return out;
+}
+
 /** Lone surrogates replaced by U+FFFD, the string itself where there are none. */
 export function wellFormed(text: string): string {
   return /\p{Surrogate}/u.test(text) ? text.replace(/\p{Surrogate}/gu, "\ufffd") : text;

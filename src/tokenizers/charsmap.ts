@@ -130,16 +130,30 @@ export class Charsmap {
    */
   normalizeByGrapheme(text: string): string {
     let out = "";
-    for (const { segment } of graphemes.segment(text)) {
-      if (segment.length === 1) {
-        out += this.character(segment);
-        continue;
-      }
-      const whole = Buffer.byteLength(segment) < 6 ? this.transform(segment) : undefined;
-      if (whole !== undefined) out += whole;
-      else for (const c of segment) out += this.character(c);
-    }
+    this.eachByGrapheme(text, (_, made) => {
+      out += made;
+    });
     return out;
+  }
+
+  /** The same part by part: each part of the text and what it becomes. */
+  eachByGrapheme(text: string, emit: (part: string, made: string) => void): void {
+    let done = 0;
+    const hard = (end: number): void => {
+      for (const { segment } of graphemes.segment(text.slice(done, end))) {
+        const whole = segment.length > 1 && Buffer.byteLength(segment) < 6 ? this.transform(segment) : undefined;
+        if (whole !== undefined) emit(segment, whole);
+        else for (const c of segment) emit(c, this.character(c));
+      }
+      done = end;
+    };
+    // Between two characters of PLAIN there is always a border.
+    for (const found of text.matchAll(ALONE)) {
+      if (found.index > done) hard(found.index);
+      for (const c of found[0]) emit(c, this.character(c));
+      done = found.index + found[0].length;
+    }
+    if (done < text.length) hard(text.length);
   }
 }
 
@@ -150,3 +164,8 @@ const offset = (unit: number): number => (unit >>> 10) << ((unit & 0x200) >>> 6)
 const LONGEST_KEY = 64;
 
 const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
+
+/** Characters that are graphemes of their own beside each other; runs of them, less the ends, where a neighbour may join. */
+const PLAIN =
+  " -~\\u00c0-\\u02ff\\u0400-\\u0481\\u3001-\\u3029\\u3041-\\u3096\\u30a1-\\u30fa\\u4e00-\\u9fff\\uff01-\\uff9d";
+const ALONE = new RegExp(`(?<=^|[${PLAIN}])[${PLAIN}]+(?=[${PLAIN}])`, "g");

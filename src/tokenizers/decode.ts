@@ -1,12 +1,12 @@
 import { decodeUtf8, tokenBytes } from "./bytes.ts";
-import type { AnyDecoder } from "./file.ts";
 import { literalRegex, translateRegex } from "./regex.ts";
+import type { Decoder } from "./schema.ts";
 
 /** Tokens' strings to strings whose concatenation is the text. */
 export type DecodeChain = (tokens: readonly string[]) => string[];
 
 /** The function for a `decoder` of `tokenizer.json`; without one, tokens are joined by spaces. */
-export function decodeChainOf(part: AnyDecoder | null): DecodeChain {
+export function decodeChainOf(part: Decoder | null): DecodeChain {
   if (part === null) return (tokens) => [tokens.join(" ")];
   switch (part.type) {
     case "Sequence": {

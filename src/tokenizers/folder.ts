@@ -1,7 +1,6 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomic } from "../runs/atomic.ts";
-import type { AnyTokenizerFile } from "./file.ts";
 import type { TokenizerFile } from "./schema.ts";
 
 /** What a token looks like in `tokenizer_config.json`: its text, or an object with its text in `content`. */
@@ -31,7 +30,7 @@ export function specialTokenName(
 /** Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`. */
 export async function writeTokenizerFolder(
   folder: string,
-  file: TokenizerFile | AnyTokenizerFile,
+  file: TokenizerFile,
   config: TokenizerConfig,
 ): Promise<void> {
   const names: Record<string, string> = {};

@@ -10,6 +10,8 @@ export {
   DEFAULT_CHAT_TEMPLATE,
   encodeChat,
 } from "./chat-template.ts";
+export type { Encoding } from "./encoding.ts";
+export { type EncodingInput, FileTokenizer } from "./file-tokenizer.ts";
 export type { ConfiguredToken, TokenizerConfig } from "./folder.ts";
 export { gpt2File, loadTokenizer, tokenizerFromJson } from "./load.ts";
 export { encodeMany } from "./many.ts";
@@ -28,6 +30,7 @@ export type {
   DecodeOptions,
   EncodeManyOptions,
   EncodeOptions,
+  EncodingOptions,
   StreamOptions,
   Tokenizer,
   TokenStream,

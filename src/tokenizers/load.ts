@@ -2,12 +2,11 @@ import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { InputError } from "../tensor/errors.ts";
 import { bertTokenizer } from "./bert.ts";
-import { ByteLevelTokenizer } from "./byte-level.ts";
-import { checkAnyTokenizerFile } from "./file.ts";
+import { ByteLevelTokenizer, isByteLevel } from "./byte-level.ts";
 import { SPECIAL_TOKEN_KEYS, type TokenizerConfig } from "./folder.ts";
 import { tokenizerFromGguf } from "./gguf.ts";
 import { PipelineTokenizer } from "./pipeline.ts";
-import { checkTokenizerFile, type TokenizerFile, tokenizerFile } from "./schema.ts";
+import { checkTokenizerFile, type TokenizerFile } from "./schema.ts";
 import { Llama2cTokenizer } from "./sentencepiece.ts";
 import { parseSentencePiece, SentencePieceTokenizer } from "./sentencepiece-model.ts";
 import { tokenizerFromTiktoken } from "./tiktoken.ts";
@@ -75,19 +74,8 @@ async function loadFile(path: string, config: TokenizerConfig): Promise<Tokenize
  * @throws InputError naming each part that is not known to this reader
  */
 export function tokenizerFromJson(json: unknown, place: string, config: TokenizerConfig = {}): Tokenizer {
-  const file = byteLevelFile(json);
-  return file !== undefined
-    ? new ByteLevelTokenizer(file, config)
-    : new PipelineTokenizer(checkAnyTokenizerFile(json, place), config);
-}
-
-/** The file as `ByteLevelTokenizer` takes it, if it is byte-level BPE with no parts beyond what that class knows. */
-function byteLevelFile(json: unknown): TokenizerFile | undefined {
-  const result = tokenizerFile.safeParse(json);
-  if (!result.success) return undefined;
-  const cut = result.data.pre_tokenizer;
-  const last = cut?.type === "Sequence" ? cut.pretokenizers.at(-1) : cut;
-  return last?.type === "ByteLevel" ? result.data : undefined;
+  const file = checkTokenizerFile(json, place);
+  return isByteLevel(file) ? new ByteLevelTokenizer(file, config) : new PipelineTokenizer(file, config);
 }
 
 /**

@@ -1,21 +1,24 @@
 import { InputError } from "../tensor/errors.ts";
 import { BpeMerger } from "./bpe.ts";
 import { encodeUtf8 } from "./bytes.ts";
-import type { AnyTokenizerFile, BpePart } from "./file.ts";
+import type { BpePart, TokenizerFile } from "./schema.ts";
 import { UnigramModel } from "./unigram.ts";
 import { WordLevelModel, WordPieceModel } from "./wordpiece.ts";
 
 /** Turns one piece of text into ids. */
 export interface PieceModel {
-  /** Appends the ids of `piece`, which is not empty and well formed. */
-  encode(piece: string, ids: number[]): void;
+  /**
+   * Appends the ids of `piece`, which is not empty and well formed.
+   * @param spans receives, for each id, the start and the end in `piece` of what it stands for
+   */
+  encode(piece: string, ids: number[], spans?: number[]): void;
 }
 
 /**
  * The model of a `tokenizer.json`.
  * @param hidden ids that no text may become: special tokens that a text spells out
  */
-export function modelOf(part: AnyTokenizerFile["model"], hidden?: ReadonlySet<number>): PieceModel {
+export function modelOf(part: TokenizerFile["model"], hidden?: ReadonlySet<number>): PieceModel {
   switch (part.type) {
     case "BPE":
       return new CharacterBpe(part, hidden);
@@ -83,22 +86,29 @@ class CharacterBpe implements PieceModel {
     );
   }
 
-  encode(piece: string, ids: number[]): void {
+  encode(piece: string, ids: number[], spans?: number[]): void {
     const { part, bytes } = this;
     if (part.ignore_merges) {
       const whole = part.vocab.get(piece);
       if (whole !== undefined && !this.hidden.has(whole)) {
         ids.push(whole);
+        spans?.push(0, piece.length);
         return;
       }
     }
     const room = piece.length * 4;
     if (this.buffer.length < room) this.buffer = new Int32Array(room * 2);
     const symbols = this.buffer;
+    /** Where each symbol begins and ends; the bytes of a character all stand for the whole of it. */
+    const places = spans === undefined ? undefined : new Int32Array(2 * room);
     let length = 0;
     let unknowns = 0;
-    const flush = (): void => {
-      if (unknowns > 0) symbols[length++] = this.unknown;
+    const add = (symbol: number, start: number, end: number): void => {
+      places?.set([start, end], 2 * length);
+      symbols[length++] = symbol;
+    };
+    const flush = (end: number): void => {
+      if (unknowns > 0) add(this.unknown, end - unknowns, end);
       unknowns = 0;
     };
     let at = 0;
@@ -108,22 +118,30 @@ class CharacterBpe implements PieceModel {
       let spelled = first ? character : (part.continuing_subword_prefix ?? "") + character;
       if (at === piece.length) spelled += part.end_of_word_suffix ?? "";
       const id = part.vocab.get(spelled);
+      const start = at - character.length;
       if (id !== undefined) {
-        flush();
-        symbols[length++] = id;
+        flush(start);
+        add(id, start, at);
         continue;
       }
       const encoded = part.byte_fallback ? encodeUtf8(spelled) : undefined;
       if (encoded?.every((byte) => bytes[byte] !== -1)) {
-        for (const byte of encoded) symbols[length++] = bytes[byte]!;
+        for (const byte of encoded) add(bytes[byte]!, start, at);
         continue;
       }
       if (this.unknown === -1) continue;
-      if (!part.fuse_unk) flush();
-      unknowns++;
+      if (!part.fuse_unk) flush(start);
+      unknowns += character.length;
     }
-    flush();
-    const kept = this.merger.merge(symbols, length);
+    flush(piece.length);
+    const widths = places === undefined ? undefined : new Int32Array(length).fill(1);
+    const kept = this.merger.merge(symbols, length, widths);
     for (let i = 0; i < kept; i++) ids.push(symbols[i]!);
+    if (spans === undefined || places === undefined || widths === undefined) return;
+    for (let i = 0, symbol = 0; i < kept; i++) {
+      spans.push(places[2 * symbol]!);
+      symbol += widths[i]!;
+      spans.push(places[2 * symbol - 1]!);
+    }
   }
 }

@@ -2,7 +2,7 @@ import type { NativeBpe, NativeText } from "../engine/backends/native/text.ts";
 import { encodeUtf8, tokenBytes } from "./bytes.ts";
 import { nativeText, scannerOf, WHOLE_TEXT } from "./native.ts";
 import { GPT2_PATTERN } from "./pretokenize.ts";
-import type { PreTokenizer, TokenizerFile } from "./schema.ts";
+import type { BpePart, PreTokenizer, TokenizerFile } from "./schema.ts";
 
 /** Bytes of text that one call into the native code takes at most (a single longer text goes alone): bounds the memory of a call. */
 const BATCH_BYTES = 64 << 20;
@@ -24,7 +24,11 @@ export class NativeEncoder {
    * @param ranks of the merges, where not their order (tiktoken)
    * @returns undefined where the kernels are not built, or do not know how this file cuts text
    */
-  static of(file: TokenizerFile, byteIds: Int32Array, ranks?: readonly number[]): NativeEncoder | undefined {
+  static of(
+    file: TokenizerFile & { readonly model: BpePart },
+    byteIds: Int32Array,
+    ranks?: readonly number[],
+  ): NativeEncoder | undefined {
     const cut = file.pre_tokenizer === null ? undefined : scannerOfPart(file.pre_tokenizer);
     if (cut === undefined || byteIds.includes(-1)) return undefined;
     const text = nativeText();

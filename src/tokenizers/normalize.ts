@@ -1,14 +1,15 @@
-import { BYTE_TO_CHARACTER, encodeUtf8 } from "./bytes.ts";
+import { type Aligned, type Change, unicodeChanges } from "./aligned.ts";
+import { byteCharacters } from "./bytes.ts";
 import { Charsmap } from "./charsmap.ts";
-import type { AnyNormalizer } from "./file.ts";
 import { characters, literalRegex, translateRegex } from "./regex.ts";
+import type { Normalizer } from "./schema.ts";
 import { BERT_ACCENTS, BERT_REMOVED, MARKS } from "./unicode-bert.ts";
 
 /** Text to text, before it is cut. */
 export type Normalize = (text: string) => string;
 
 /** The function for a `normalizer` of `tokenizer.json`. */
-export function normalizeBy(part: AnyNormalizer | null): Normalize {
+export function normalizeBy(part: Normalizer | null): Normalize {
   if (part === null) return (text) => text;
   switch (part.type) {
     case "NFC":
@@ -39,7 +40,7 @@ export function normalizeBy(part: AnyNormalizer | null): Normalize {
     case "Nmt":
       return nmt;
     case "ByteLevel":
-      return (text) => Array.from(encodeUtf8(text), (byte) => BYTE_TO_CHARACTER[byte]!).join("");
+      return byteCharacters;
     case "Precompiled": {
       const map = new Charsmap(Buffer.from(part.precompiled_charsmap, "base64"));
       return (text) => map.normalizeByGrapheme(text);
@@ -81,7 +82,7 @@ const nmt = (text: string): string => text.replace(NMT_REMOVED, "").replace(NMT_
 const CHINESE =
   /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
 
-function bertNormalizer(part: AnyNormalizer & { type: "BertNormalizer" }): Normalize {
+function bertNormalizer(part: Normalizer & { type: "BertNormalizer" }): Normalize {
   const steps: Normalize[] = [];
   if (part.clean_text) {
     const removed = characters(BERT_REMOVED);
@@ -94,4 +95,76 @@ function bertNormalizer(part: AnyNormalizer & { type: "BertNormalizer" }): Norma
   }
   if (part.lowercase) steps.push(lowercase);
   return (text) => steps.reduce((current, step) => step(current), text);
+}
+
+/** The same for a text that remembers where its characters come from. */
+export type AlignedNormalize = (text: Aligned) => Aligned;
+
+export function alignedNormalizeBy(part: Normalizer | null): AlignedNormalize {
+  if (part === null) return (text) => text;
+  switch (part.type) {
+    case "NFC":
+    case "NFD":
+    case "NFKC":
+    case "NFKD": {
+      const form = part.type;
+      return (text) => text.transform(unicodeChanges(text.text, form));
+    }
+    case "Sequence": {
+      const steps = part.normalizers.map(alignedNormalizeBy);
+      return (text) => steps.reduce((current, step) => step(current), text);
+    }
+    case "Lowercase":
+      return (text) => text.map((c) => c.toLowerCase());
+    case "Strip":
+      return (text) => {
+        const left = part.strip_left ? /^\p{White_Space}*/u.exec(text.text)![0].length : 0;
+        const right = part.strip_right ? text.text.length - /\p{White_Space}*$/u.exec(text.text)![0].length : undefined;
+        return text.slice(left, right === undefined ? undefined : Math.max(left, right));
+      };
+    case "StripAccents":
+      return (text) => text.without(characters(MARKS));
+    case "Prepend":
+      return (text) => text.prepend(part.prepend);
+    case "Replace": {
+      const expression =
+        "String" in part.pattern ? literalRegex(part.pattern.String) : translateRegex(part.pattern.Regex);
+      return (text) => text.replace(expression, part.content);
+    }
+    case "Nmt":
+      return (text) => text.without(NMT_REMOVED).map((c) => c.replace(NMT_SPACES, " "));
+    case "ByteLevel":
+      return (text) => text.bytes();
+    case "Precompiled": {
+      const map = new Charsmap(Buffer.from(part.precompiled_charsmap, "base64"));
+      return (text) => text.transform(mapped(map, text.text));
+    }
+    case "BertNormalizer": {
+      const steps: AlignedNormalize[] = [];
+      if (part.clean_text) {
+        steps.push((text) => text.without(characters(BERT_REMOVED)).map((c) => c.replace(/\p{White_Space}/u, " ")));
+      }
+      if (part.handle_chinese_chars) steps.push((text) => text.map((c) => c.replace(CHINESE, " $& ")));
+      if (part.strip_accents ?? part.lowercase) {
+        steps.push((text) => text.transform(unicodeChanges(text.text, "NFD")).without(characters(BERT_ACCENTS)));
+      }
+      if (part.lowercase) steps.push((text) => text.map((c) => c.toLowerCase()));
+      return (text) => steps.reduce((current, step) => step(current), text);
+    }
+  }
+}
+
+/** Of more characters than before the last are new; of fewer, the last stands for the rest as well. */
+function mapped(map: Charsmap, text: string): Change[] {
+  const changes: [string, number][] = [];
+  map.eachByGrapheme(text, (part, made) => {
+    const before = [...part].length;
+    const after = [...made];
+    after.forEach((c, i) => {
+      changes.push([c, i < before ? 0 : 1]);
+    });
+    const last = changes.at(-1);
+    if (after.length < before && last !== undefined) last[1] -= before - after.length;
+  });
+  return changes;
 }

@@ -1,85 +1,141 @@
-import { BYTE_TO_CHARACTER, encodeUtf8 } from "./bytes.ts";
-import type { AnyPreTokenizer, Metaspace } from "./file.ts";
-import { type Splitter, splitBy, splitterOf } from "./pretokenize.ts";
-import { characters } from "./regex.ts";
+import type { Aligned } from "./aligned.ts";
+import { byteCharacters } from "./bytes.ts";
+import { type Splitter, splitBy, splitGpt2, splitterOf } from "./pretokenize.ts";
+import { characters, type Dialect } from "./regex.ts";
+import type { Metaspace, PreTokenizer } from "./schema.ts";
 import { PUNCTUATION } from "./unicode-bert.ts";
 
 /** Cuts a text into what the model sees; `first` says whether the text is at the start of the input. */
 export type Cutter = (text: string, emit: (piece: string) => void, first: boolean) => void;
 
+export interface CutterOptions {
+  /** Whether pieces of a ByteLevel step are text still, for a model that works on bytes; otherwise a character for each byte. */
+  readonly raw?: boolean;
+  readonly dialect?: Dialect;
+}
+
 /** The function for a `pre_tokenizer` of `tokenizer.json`. */
-export function cutterOf(part: AnyPreTokenizer | null): Cutter {
+export function cutterOf(part: PreTokenizer | null, options: CutterOptions = {}): Cutter {
   if (part === null) return (text, emit) => emit(text);
   switch (part.type) {
     case "Sequence":
-      return part.pretokenizers.map(cutterOf).reduceRight<Cutter>(
-        (rest, step) => (text, emit, first) => {
-          let at = first;
-          step(
-            text,
-            (piece) => {
-              rest(piece, emit, at);
-              at = false;
-            },
-            first,
-          );
-        },
-        (text, emit) => emit(text),
-      );
+      return part.pretokenizers
+        .map((step) => cutterOf(step, options))
+        .reduceRight<Cutter>(
+          (rest, step) => (text, emit, first) => {
+            let at = first;
+            step(
+              text,
+              (piece) => {
+                rest(piece, emit, at);
+                at = false;
+              },
+              first,
+            );
+          },
+          (text, emit) => emit(text),
+        );
     case "ByteLevel": {
-      const split = splitterOf(part);
-      return (text, emit) =>
-        split(text, (piece) => emit(Array.from(encodeUtf8(piece), (byte) => BYTE_TO_CHARACTER[byte]!).join("")));
+      const split = part.use_regex ? splitGpt2 : whole;
+      const prefixed = (text: string): string => (part.add_prefix_space && !text.startsWith(" ") ? ` ${text}` : text);
+      if (options.raw) return (text, emit) => split(prefixed(text), emit);
+      return (text, emit) => split(prefixed(text), (piece) => emit(byteCharacters(piece)));
     }
     case "Metaspace":
       return metaspace(part);
-    case "BertPreTokenizer": {
-      const words = splitBy(/\p{White_Space}/gu, "Removed", false);
-      const marks = splitBy(characters(PUNCTUATION), "Isolated", false);
-      return (text, emit) => words(text, (word) => marks(word, emit));
+    default: {
+      const split = plainSplitter(part, options.dialect);
+      return (text, emit) => split(text, emit);
     }
-    case "Whitespace":
-      return plain(
-        splitBy(
-          /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+/gu,
-          "Removed",
-          true,
-        ),
-      );
-    case "WhitespaceSplit":
-      return plain(splitBy(/\p{White_Space}/gu, "Removed", false));
-    case "Punctuation":
-      return plain(splitBy(characters(PUNCTUATION), part.behavior, false));
-    case "CharDelimiterSplit":
-      return plain(
-        splitterOf({ type: "Split", pattern: { String: part.delimiter }, behavior: "Removed", invert: false }),
-      );
-    case "Digits":
-    case "Split":
-      return plain(splitterOf(part));
   }
 }
 
-const plain =
-  (split: Splitter): Cutter =>
-  (text, emit) =>
-    split(text, emit);
+const whole: Splitter = (text, emit) => emit(text, 0);
+
+/** The pre-tokenizers that cut text and change nothing in it. */
+export function plainSplitter(
+  part: Exclude<PreTokenizer, { type: "Sequence" | "ByteLevel" | "Metaspace" }>,
+  dialect?: Dialect,
+): Splitter {
+  switch (part.type) {
+    case "BertPreTokenizer": {
+      const words = splitBy(/\p{White_Space}/gu, "Removed", false);
+      const marks = splitBy(characters(PUNCTUATION), "Isolated", false);
+      return (text, emit) => words(text, (word, at) => marks(word, (piece, start) => emit(piece, at + start)));
+    }
+    case "Whitespace":
+      return splitBy(
+        /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+/gu,
+        "Removed",
+        true,
+      );
+    case "WhitespaceSplit":
+      return splitBy(/\p{White_Space}/gu, "Removed", false);
+    case "Punctuation":
+      return splitBy(characters(PUNCTUATION), part.behavior, false);
+    case "CharDelimiterSplit":
+      return splitterOf({ type: "Split", pattern: { String: part.delimiter }, behavior: "Removed", invert: false });
+    case "Digits":
+    case "Split":
+      return splitterOf(part, dialect);
+  }
+}
+
+/** Where the pieces of text begin that Metaspace cuts: before each replaced space. */
+export function metaspaceStarts(text: string, { replacement, split }: Metaspace): number[] {
+  const starts = [0];
+  if (split)
+    for (let at = text.indexOf(replacement, 1); at !== -1; at = text.indexOf(replacement, at + 1)) starts.push(at);
+  return starts;
+}
 
 /** Spaces become a visible character, which begins each piece. */
-function metaspace({ replacement, prepend_scheme, split }: Metaspace): Cutter {
+function metaspace(part: Metaspace): Cutter {
+  const { replacement, prepend_scheme } = part;
   return (text, emit, first) => {
     let all = text.replaceAll(" ", replacement);
     const prepends = prepend_scheme === "always" || (prepend_scheme === "first" && first);
     if (prepends && !all.startsWith(replacement)) all = replacement + all;
-    if (!split) {
-      emit(all);
-      return;
-    }
-    let start = 0;
-    for (let at = all.indexOf(replacement, 1); at !== -1; at = all.indexOf(replacement, at + 1)) {
-      emit(all.slice(start, at));
-      start = at;
-    }
-    emit(all.slice(start));
+    metaspaceStarts(all, part).forEach((start, i, starts) => {
+      emit(all.slice(start, starts[i + 1]));
+    });
   };
+}
+
+/** The same for a text that remembers where its characters come from; pieces that are empty are left out. */
+export type AlignedCutter = (text: Aligned, first: boolean) => Aligned[];
+
+export function alignedCutterOf(part: PreTokenizer | null, dialect?: Dialect): AlignedCutter {
+  const by = (split: Splitter, text: Aligned): Aligned[] => {
+    const out: Aligned[] = [];
+    split(text.text, (piece, start) => {
+      if (piece !== "") out.push(text.slice(start, start + piece.length));
+    });
+    return out;
+  };
+  if (part === null) return (text) => [text];
+  switch (part.type) {
+    case "Sequence": {
+      const steps = part.pretokenizers.map((step) => alignedCutterOf(step, dialect));
+      return (text, first) =>
+        steps.reduce((pieces, step) => pieces.flatMap((piece, i) => step(piece, first && i === 0)), [text]);
+    }
+    case "ByteLevel":
+      return (text) => {
+        const prefixed = part.add_prefix_space && !text.text.startsWith(" ") ? text.prepend(" ") : text;
+        return by(part.use_regex ? splitGpt2 : whole, prefixed).map((piece) => piece.bytes());
+      };
+    case "Metaspace":
+      return (text, first) => {
+        const { replacement, prepend_scheme } = part;
+        let all = text.map((c) => (c === " " ? replacement : c));
+        const prepends = prepend_scheme === "always" || (prepend_scheme === "first" && first);
+        if (prepends && !all.text.startsWith(replacement)) all = all.prepend(replacement);
+        return metaspaceStarts(all.text, part).map((start, i, starts) => all.slice(start, starts[i + 1]));
+      };
+    default: {
+      const split = plainSplitter(part, dialect);
+      return (text) => by(split, text);
+    }
+  }
 }

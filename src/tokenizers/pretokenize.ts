@@ -1,12 +1,12 @@
 import { characterClasses } from "./native.ts";
-import { type Dialect, translateRegex } from "./regex.ts";
-import type { Normalizer, PreTokenizer } from "./schema.ts";
+import { type Dialect, literalRegex, translateRegex } from "./regex.ts";
+import type { PreTokenizer } from "./schema.ts";
 
 /** GPT-2's splitting expression (Radford et al. 2019; the same in `tokenizers`' ByteLevel). */
 export const GPT2_PATTERN = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
-/** Calls `emit` with each part of `text`, in order. */
-export type Splitter = (text: string, emit: (part: string) => void) => void;
+/** Calls `emit` with each part of `text` and where it begins there, in order. */
+export type Splitter = (text: string, emit: (part: string, start: number) => void) => void;
 
 const OTHER = 0;
 const LETTER = 1;
@@ -45,7 +45,7 @@ export const splitGpt2: Splitter = (text, emit) => {
       const contraction = CONTRACTIONS.find((ending) => text.startsWith(ending, at + 1));
       if (contraction !== undefined) {
         at += 1 + contraction.length;
-        emit(text.slice(start, at));
+        emit(text.slice(start, at), start);
         continue;
       }
     }
@@ -66,35 +66,19 @@ export const splitGpt2: Splitter = (text, emit) => {
       do at += widthAt(at);
       while (at < length && classAt(text, at, basic) === kind);
     }
-    emit(text.slice(start, at));
+    emit(text.slice(start, at), start);
   }
 };
 
-const whole: Splitter = (text, emit) => emit(text);
-
-/** The splitter for a `pre_tokenizer` of `tokenizer.json`. */
-export function splitterOf(part: PreTokenizer, dialect: Dialect = "oniguruma"): Splitter {
-  switch (part.type) {
-    case "ByteLevel": {
-      const split = part.use_regex ? splitGpt2 : whole;
-      if (!part.add_prefix_space) return split;
-      return (text, emit) => split(text.startsWith(" ") ? text : ` ${text}`, emit);
-    }
-    case "Digits":
-      return splitBy(/\p{N}/gu, part.individual_digits ? "Isolated" : "Contiguous", false);
-    case "Split": {
-      if ("String" in part.pattern) {
-        const literal = part.pattern.String.replace(/[\^$\\.*+?()[\]{}|/]/g, "\\$&");
-        return splitBy(new RegExp(literal, "gu"), part.behavior, part.invert);
-      }
-      if (part.pattern.Regex === GPT2_PATTERN && part.behavior === "Isolated" && !part.invert) return splitGpt2;
-      return splitBy(translateRegex(part.pattern.Regex, dialect), part.behavior, part.invert);
-    }
-    case "Sequence":
-      return part.pretokenizers
-        .map((step) => splitterOf(step, dialect))
-        .reduceRight<Splitter>((rest, first) => (text, emit) => first(text, (piece) => rest(piece, emit)), whole);
-  }
+/** The splitter for a `pre_tokenizer` of `tokenizer.json` that cuts by an expression. */
+export function splitterOf(
+  part: PreTokenizer & { type: "Split" | "Digits" },
+  dialect: Dialect = "oniguruma",
+): Splitter {
+  if (part.type === "Digits") return splitBy(/\p{N}/gu, part.individual_digits ? "Isolated" : "Contiguous", false);
+  if ("String" in part.pattern) return splitBy(literalRegex(part.pattern.String), part.behavior, part.invert);
+  if (part.pattern.Regex === GPT2_PATTERN && part.behavior === "Isolated" && !part.invert) return splitGpt2;
+  return splitBy(translateRegex(part.pattern.Regex, dialect), part.behavior, part.invert);
 }
 
 /** Shorter texts are always matched whole. */
@@ -112,9 +96,9 @@ type Behavior = (PreTokenizer & { type: "Split" })["behavior"];
 
 export function splitBy(expression: RegExp, behavior: Behavior, invert: boolean): Splitter {
   const split: Splitter = (text, emit) => {
-    const pieces: { text: string; match: boolean }[] = [];
+    const pieces: Piece[] = [];
     const add = (start: number, end: number, match: boolean): void => {
-      if (end > start) pieces.push({ text: text.slice(start, end), match: match !== invert });
+      if (end > start) pieces.push({ start, end, match: match !== invert });
     };
     let end = 0;
     try {
@@ -129,45 +113,40 @@ export function splitBy(expression: RegExp, behavior: Behavior, invert: boolean)
       if (!(error instanceof RangeError) || text.length < LONGEST_MATCH) throw error;
       const middle = cutNearMiddle(text);
       split(text.slice(0, middle), emit);
-      split(text.slice(middle), emit);
+      split(text.slice(middle), (part, start) => emit(part, middle + start));
       return;
     }
     add(end, text.length, false);
-    for (const piece of arrange(pieces, behavior)) emit(piece);
+    for (const { start, end: stop } of arrange(pieces, behavior)) emit(text.slice(start, stop), start);
   };
   return split;
 }
 
-/** What becomes of matches (delimiters) and the text between them; the names are `tokenizers`' SplitDelimiterBehavior. */
-function arrange(pieces: readonly { text: string; match: boolean }[], behavior: Behavior): string[] {
-  switch (behavior) {
-    case "Isolated":
-      return pieces.map((piece) => piece.text);
-    case "Removed":
-      return pieces.filter((piece) => !piece.match).map((piece) => piece.text);
-    default: {
-      const out: string[] = [];
-      const ordered = behavior === "MergedWithNext" ? [...pieces].reverse() : pieces;
-      let previous: boolean | undefined;
-      for (const { text, match } of ordered) {
-        const joins = behavior === "Contiguous" ? match === previous : match && previous === false;
-        if (!joins) out.push(text);
-        else
-          out[out.length - 1] =
-            behavior === "MergedWithNext" ? text + out[out.length - 1]! : out[out.length - 1]! + text;
-        previous = match;
-      }
-      return behavior === "MergedWithNext" ? out.reverse() : out;
-    }
-  }
+interface Piece {
+  readonly start: number;
+  readonly end: number;
+  readonly match: boolean;
 }
 
-/** The text transformation for a `normalizer` of `tokenizer.json`. */
-export function normalizerOf(part: Normalizer | null): (text: string) => string {
-  if (part === null) return (text) => text;
-  if (part.type === "Sequence") {
-    const steps = part.normalizers.map(normalizerOf);
-    return (text) => steps.reduce((current, step) => step(current), text);
+/** What becomes of matches (delimiters) and the text between them; the names are `tokenizers`' SplitDelimiterBehavior. */
+function arrange(pieces: readonly Piece[], behavior: Behavior): readonly Piece[] {
+  switch (behavior) {
+    case "Isolated":
+      return pieces;
+    case "Removed":
+      return pieces.filter((piece) => !piece.match);
+    default: {
+      const out: Piece[] = [];
+      const next = behavior === "MergedWithNext";
+      let previous: boolean | undefined;
+      for (const piece of next ? [...pieces].reverse() : pieces) {
+        const joins = behavior === "Contiguous" ? piece.match === previous : piece.match && previous === false;
+        const last = out.at(-1);
+        if (!joins || last === undefined) out.push(piece);
+        else out[out.length - 1] = next ? { ...last, start: piece.start } : { ...last, end: piece.end };
+        previous = piece.match;
+      }
+      return next ? out.reverse() : out;
+    }
   }
-  return (text) => text.normalize(part.type);
 }

@@ -6,106 +6,160 @@ import { InputError } from "../tensor/errors.ts";
  * Every object is strict: an unknown key or kind is an error that names it, because a tokenizer read approximately gives wrong ids
  * without anyone noticing.
  */
-export const refuseOthers = (what: string, known: readonly string[]) => ({
+const refuseOthers = (what: string, known: readonly string[]) => ({
   error: (issue: { readonly input?: unknown }): string => {
     const type = (issue.input as { readonly type?: unknown } | null | undefined)?.type;
     return `the ${what} ${JSON.stringify(type) ?? "without a type"} is not supported yet; known are ${known.join(", ")}`;
   },
 });
 
-const unicodeForm = z.strictObject({ type: z.enum(["NFC", "NFD", "NFKC", "NFKD"]) });
-const NORMALIZERS = ["NFC", "NFD", "NFKC", "NFKD", "Sequence"];
-const normalizer = z.discriminatedUnion(
-  "type",
-  [
-    unicodeForm,
-    z.strictObject({
-      type: z.literal("Sequence"),
-      normalizers: z.array(z.discriminatedUnion("type", [unicodeForm], refuseOthers("normalizer", NORMALIZERS))),
-    }),
-  ],
-  refuseOthers("normalizer", NORMALIZERS),
+const pattern = z.union([z.strictObject({ Regex: z.string() }), z.strictObject({ String: z.string() })]);
+
+const simpleNormalizers = [
+  z.strictObject({ type: z.enum(["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "ByteLevel"]) }),
+  z.strictObject({ type: z.literal("Strip"), strip_left: z.boolean(), strip_right: z.boolean() }),
+  z.strictObject({ type: z.literal("Prepend"), prepend: z.string() }),
+  z.strictObject({ type: z.literal("Replace"), pattern, content: z.string() }),
+  z.strictObject({ type: z.literal("Precompiled"), precompiled_charsmap: z.string() }),
+  z.strictObject({
+    type: z.literal("BertNormalizer"),
+    clean_text: z.boolean().default(true),
+    handle_chinese_chars: z.boolean().default(true),
+    strip_accents: z.boolean().nullable().default(null),
+    lowercase: z.boolean().default(true),
+  }),
+] as const;
+const NORMALIZERS =
+  "NFC NFD NFKC NFKD Lowercase StripAccents Nmt ByteLevel Strip Prepend Replace Precompiled BertNormalizer Sequence".split(
+    " ",
+  );
+type SimpleNormalizer = z.output<(typeof simpleNormalizers)[number]>;
+export type Normalizer = SimpleNormalizer | { readonly type: "Sequence"; readonly normalizers: readonly Normalizer[] };
+const normalizer: z.ZodType<Normalizer> = z.lazy(() =>
+  z.discriminatedUnion(
+    "type",
+    [...simpleNormalizers, z.strictObject({ type: z.literal("Sequence"), normalizers: z.array(normalizer) })],
+    refuseOthers("normalizer", NORMALIZERS),
+  ),
 );
 
-const byteLevelPreTokenizer = z.strictObject({
+const byteLevelKeys = {
   type: z.literal("ByteLevel"),
   add_prefix_space: z.boolean().default(true),
   trim_offsets: z.boolean().default(true),
   use_regex: z.boolean().default(true),
-});
-const digits = z.strictObject({ type: z.literal("Digits"), individual_digits: z.boolean().default(false) });
-const split = z.strictObject({
-  type: z.literal("Split"),
-  pattern: z.union([z.strictObject({ Regex: z.string() }), z.strictObject({ String: z.string() })]),
-  behavior: z.enum(["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"]),
-  invert: z.boolean().default(false),
-});
-const PRE_TOKENIZERS = ["ByteLevel", "Digits", "Split", "Sequence"];
-const preTokenizerStep = z.discriminatedUnion(
-  "type",
-  [byteLevelPreTokenizer, digits, split],
-  refuseOthers("pre_tokenizer", PRE_TOKENIZERS),
-);
-const preTokenizer = z.discriminatedUnion(
-  "type",
-  [
-    byteLevelPreTokenizer,
-    digits,
-    split,
-    z.strictObject({ type: z.literal("Sequence"), pretokenizers: z.array(preTokenizerStep) }),
-  ],
-  refuseOthers("pre_tokenizer", PRE_TOKENIZERS),
+};
+/** Older files say `add_prefix_space`, newer ones `prepend_scheme`. */
+const metaspace = z
+  .strictObject({
+    type: z.literal("Metaspace"),
+    replacement: z.string().length(1).default("\u2581"),
+    str_rep: z.string().optional(),
+    add_prefix_space: z.boolean().optional(),
+    prepend_scheme: z.enum(["always", "never", "first"]).optional(),
+    split: z.boolean().default(true),
+  })
+  .transform((part) => ({
+    type: part.type,
+    replacement: part.replacement,
+    prepend_scheme: part.prepend_scheme ?? (part.add_prefix_space === false ? ("never" as const) : ("always" as const)),
+    split: part.split,
+  }));
+export type Metaspace = z.output<typeof metaspace>;
+const behavior = z.enum(["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"]);
+const simplePreTokenizers = [
+  z.strictObject(byteLevelKeys),
+  metaspace,
+  z.strictObject({ type: z.enum(["BertPreTokenizer", "Whitespace", "WhitespaceSplit"]) }),
+  z.strictObject({ type: z.literal("Digits"), individual_digits: z.boolean().default(false) }),
+  z.strictObject({ type: z.literal("Punctuation"), behavior: behavior.default("Isolated") }),
+  z.strictObject({ type: z.literal("CharDelimiterSplit"), delimiter: z.string() }),
+  z.strictObject({ type: z.literal("Split"), pattern, behavior, invert: z.boolean().default(false) }),
+] as const;
+const PRE_TOKENIZERS =
+  "ByteLevel Metaspace BertPreTokenizer Whitespace WhitespaceSplit Digits Punctuation CharDelimiterSplit Split Sequence".split(
+    " ",
+  );
+type SimplePreTokenizer = z.output<(typeof simplePreTokenizers)[number]>;
+export type PreTokenizer =
+  | SimplePreTokenizer
+  | { readonly type: "Sequence"; readonly pretokenizers: readonly PreTokenizer[] };
+const preTokenizer: z.ZodType<PreTokenizer> = z.lazy(() =>
+  z.discriminatedUnion(
+    "type",
+    [...simplePreTokenizers, z.strictObject({ type: z.literal("Sequence"), pretokenizers: z.array(preTokenizer) })],
+    refuseOthers("pre_tokenizer", PRE_TOKENIZERS),
+  ),
 );
 
-const byteLevelProcessor = z.strictObject({
-  type: z.literal("ByteLevel"),
-  add_prefix_space: z.boolean().default(true),
-  trim_offsets: z.boolean().default(true),
-  use_regex: z.boolean().default(true),
-});
 const templateItem = z.union([
   z.strictObject({ SpecialToken: z.strictObject({ id: z.string(), type_id: z.int() }) }),
   z.strictObject({ Sequence: z.strictObject({ id: z.enum(["A", "B"]), type_id: z.int() }) }),
 ]);
-const template = z.strictObject({
-  type: z.literal("TemplateProcessing"),
-  single: z.array(templateItem),
-  pair: z.array(templateItem),
-  special_tokens: z.record(
-    z.string(),
-    z.strictObject({ id: z.string(), ids: z.array(z.int()), tokens: z.array(z.string()) }),
+const tokenAndId = z.tuple([z.string(), z.int()]);
+const simpleProcessors = [
+  z.strictObject(byteLevelKeys),
+  z.strictObject({ type: z.literal("BertProcessing"), sep: tokenAndId, cls: tokenAndId }),
+  z.strictObject({
+    type: z.literal("RobertaProcessing"),
+    sep: tokenAndId,
+    cls: tokenAndId,
+    trim_offsets: z.boolean().default(true),
+    add_prefix_space: z.boolean().default(true),
+  }),
+  z.strictObject({
+    type: z.literal("TemplateProcessing"),
+    single: z.array(templateItem),
+    pair: z.array(templateItem),
+    special_tokens: z.record(
+      z.string(),
+      z.strictObject({ id: z.string(), ids: z.array(z.int()), tokens: z.array(z.string()) }),
+    ),
+  }),
+] as const;
+const PROCESSORS = "ByteLevel BertProcessing RobertaProcessing TemplateProcessing Sequence".split(" ");
+export type PostProcessor =
+  | z.output<(typeof simpleProcessors)[number]>
+  | { readonly type: "Sequence"; readonly processors: readonly PostProcessor[] };
+const postProcessor: z.ZodType<PostProcessor> = z.lazy(() =>
+  z.discriminatedUnion(
+    "type",
+    [...simpleProcessors, z.strictObject({ type: z.literal("Sequence"), processors: z.array(postProcessor) })],
+    refuseOthers("post_processor", PROCESSORS),
   ),
-});
-const PROCESSORS = ["ByteLevel", "TemplateProcessing", "Sequence"];
-const postProcessor = z.discriminatedUnion(
-  "type",
-  [
-    byteLevelProcessor,
-    template,
-    z.strictObject({
-      type: z.literal("Sequence"),
-      processors: z.array(
-        z.discriminatedUnion("type", [byteLevelProcessor, template], refuseOthers("post_processor", PROCESSORS)),
-      ),
-    }),
-  ],
-  refuseOthers("post_processor", PROCESSORS),
 );
 
-const decoder = z.discriminatedUnion(
-  "type",
-  [
-    z.strictObject({
-      type: z.literal("ByteLevel"),
-      add_prefix_space: z.boolean().default(true),
-      trim_offsets: z.boolean().default(true),
-      use_regex: z.boolean().default(true),
-    }),
-  ],
-  refuseOthers("decoder", ["ByteLevel"]),
+const simpleDecoders = [
+  z.strictObject(byteLevelKeys),
+  metaspace,
+  z.strictObject({ type: z.enum(["ByteFallback", "Fuse"]) }),
+  z.strictObject({
+    type: z.literal("WordPiece"),
+    prefix: z.string().default("##"),
+    cleanup: z.boolean().default(true),
+  }),
+  z.strictObject({ type: z.literal("BPEDecoder"), suffix: z.string().default("</w>") }),
+  z.strictObject({
+    type: z.literal("Strip"),
+    content: z.string().length(1),
+    start: z.int().nonnegative(),
+    stop: z.int().nonnegative(),
+  }),
+  z.strictObject({ type: z.literal("Replace"), pattern, content: z.string() }),
+] as const;
+const DECODERS = "ByteLevel Metaspace ByteFallback Fuse WordPiece BPEDecoder Strip Replace Sequence".split(" ");
+export type Decoder =
+  | z.output<(typeof simpleDecoders)[number]>
+  | { readonly type: "Sequence"; readonly decoders: readonly Decoder[] };
+const decoder: z.ZodType<Decoder> = z.lazy(() =>
+  z.discriminatedUnion(
+    "type",
+    [...simpleDecoders, z.strictObject({ type: z.literal("Sequence"), decoders: z.array(decoder) })],
+    refuseOthers("decoder", DECODERS),
+  ),
 );
 
-export const addedToken = z.strictObject({
+const addedToken = z.strictObject({
   id: z.int().nonnegative(),
   content: z.string().min(1),
   single_word: z.boolean().default(false),
@@ -114,14 +168,15 @@ export const addedToken = z.strictObject({
   normalized: z.boolean(),
   special: z.boolean().default(false),
 });
+export type AddedToken = z.output<typeof addedToken>;
 
 /** Vocabularies are checked by hand: tens of thousands of entries, and keys such as "0" or "__proto__" must stay keys. */
-export const vocabulary = z.custom<Record<string, number>>(
+const vocabulary = z.custom<Record<string, number>>(
   (value) =>
     typeof value === "object" && value !== null && Object.values(value).every((id) => Number.isInteger(id) && id >= 0),
   "must be an object of token: id",
 );
-export const mergeList = z.custom<(string | [string, string])[]>(
+const mergeList = z.custom<(string | [string, string])[]>(
   (value) =>
     Array.isArray(value) &&
     value.every((merge: unknown) =>
@@ -132,16 +187,17 @@ export const mergeList = z.custom<(string | [string, string])[]>(
   'must be an array of "left right" or [left, right]',
 );
 
+const byId = (entries: Record<string, number>) => new Map(Object.entries(entries).sort((a, b) => a[1] - b[1]));
 const bpe = z.strictObject({
   type: z.literal("BPE").default("BPE"),
   dropout: z.null("must be null: a tokenizer that drops merges at random is not supported").default(null),
   unk_token: z.string().nullable().default(null),
-  continuing_subword_prefix: z.literal(["", null], "must be empty: prefixes are not supported yet").default(null),
-  end_of_word_suffix: z.literal(["", null], "must be empty: suffixes are not supported yet").default(null),
+  continuing_subword_prefix: z.string().nullable().default(null),
+  end_of_word_suffix: z.string().nullable().default(null),
   fuse_unk: z.boolean().default(false),
-  byte_fallback: z.literal(false, "must be false: byte fallback (SentencePiece) is not supported yet").default(false),
+  byte_fallback: z.boolean().default(false),
   ignore_merges: z.boolean().default(false),
-  vocab: vocabulary.transform((entries) => new Map(Object.entries(entries).sort((a, b) => a[1] - b[1]))),
+  vocab: vocabulary.transform(byId),
   merges: mergeList.transform((merges) =>
     merges.map((merge): [string, string] => {
       if (typeof merge !== "string") return merge;
@@ -150,36 +206,74 @@ const bpe = z.strictObject({
     }),
   ),
 });
+const unigram = z.strictObject({
+  type: z.literal("Unigram"),
+  unk_id: z.int().nonnegative().nullable(),
+  vocab: z.custom<[string, number][]>(
+    (value) =>
+      Array.isArray(value) &&
+      value.every(
+        (entry: unknown) => Array.isArray(entry) && typeof entry[0] === "string" && typeof entry[1] === "number",
+      ),
+    "must be an array of [piece, score]",
+  ),
+  byte_fallback: z.boolean().default(false),
+});
+const wordPiece = z.strictObject({
+  type: z.literal("WordPiece"),
+  unk_token: z.string(),
+  continuing_subword_prefix: z.string(),
+  max_input_chars_per_word: z.int().positive(),
+  vocab: vocabulary.transform(byId),
+});
+const wordLevel = z.strictObject({
+  type: z.literal("WordLevel"),
+  vocab: vocabulary.transform(byId),
+  unk_token: z.string(),
+});
 
-/** Byte-level BPE. file.ts has the other kinds. */
-export const tokenizerFile = z.strictObject({
+const truncation = z.strictObject({
+  direction: z.enum(["Left", "Right"]).default("Right"),
+  max_length: z.int().nonnegative(),
+  strategy: z.enum(["LongestFirst", "OnlyFirst", "OnlySecond"]),
+  stride: z.int().nonnegative(),
+});
+const padding = z.strictObject({
+  strategy: z.union([z.literal("BatchLongest"), z.strictObject({ Fixed: z.int().nonnegative() })]),
+  direction: z.enum(["Left", "Right"]),
+  pad_to_multiple_of: z.int().positive().nullable(),
+  pad_id: z.int().nonnegative(),
+  pad_type_id: z.int().nonnegative(),
+  pad_token: z.string(),
+});
+
+const tokenizerFile = z.strictObject({
   version: z.literal("1.0").default("1.0"),
-  truncation: z.null("must be null: truncation kept in the tokenizer is not supported").default(null),
-  padding: z.null("must be null: padding kept in the tokenizer is not supported").default(null),
+  truncation: truncation.nullable().default(null),
+  padding: padding.nullable().default(null),
   added_tokens: z.array(addedToken).default([]),
   normalizer: normalizer.nullable().default(null),
   pre_tokenizer: preTokenizer.nullable().default(null),
   post_processor: postProcessor.nullable().default(null),
   decoder: decoder.nullable().default(null),
-  model: z.preprocess((value, context) => {
-    const type = (value as { readonly type?: unknown } | null)?.type;
-    if (type !== undefined && type !== "BPE") {
-      context.addIssue({
-        code: "custom",
-        message: `the model ${JSON.stringify(type)} is not supported yet; known is BPE`,
-      });
-      return z.NEVER;
-    }
-    return value;
-  }, bpe),
+  // Old files leave the model's type out; only BPE ever did.
+  model: z.preprocess(
+    (value) => (typeof value === "object" && value !== null && !("type" in value) ? { type: "BPE", ...value } : value),
+    z.discriminatedUnion(
+      "type",
+      [bpe, unigram, wordPiece, wordLevel],
+      refuseOthers("model", ["BPE", "Unigram", "WordPiece", "WordLevel"]),
+    ),
+  ),
 });
 
 /** A `tokenizer.json`, every default written. */
 export type TokenizerFile = z.output<typeof tokenizerFile>;
-export type Normalizer = z.output<typeof normalizer>;
-export type PreTokenizer = z.output<typeof preTokenizer>;
-export type PostProcessor = z.output<typeof postProcessor>;
-export type AddedToken = z.output<typeof addedToken>;
+export type Truncation = z.output<typeof truncation>;
+export type Padding = z.output<typeof padding>;
+export type BpePart = z.output<typeof bpe>;
+export type UnigramPart = z.output<typeof unigram>;
+export type WordPiecePart = z.output<typeof wordPiece>;
 
 /**
  * Checks parsed JSON against the format.

@@ -1,12 +1,12 @@
 import { InputError } from "../tensor/errors.ts";
 import { joinedToken, lastPlaces, learnMerges } from "./bpe-train.ts";
 import { decodeUtf8, encodeUtf8, wellFormed } from "./bytes.ts";
-import { checkAnyTokenizerFile } from "./file.ts";
 import type { TokenizerConfig } from "./folder.ts";
 import { nativeText, WHOLE_TEXT } from "./native.ts";
 import { normalizeBy } from "./normalize.ts";
 import { cutterOf } from "./pieces.ts";
 import { PipelineTokenizer } from "./pipeline.ts";
+import { checkTokenizerFile } from "./schema.ts";
 import { joined, type TrainingProgress, type TrainManyOptions, trainByteLevel } from "./train.ts";
 import type { Tokenizer } from "./types.ts";
 import { trainUnigram } from "./unigram-train.ts";
@@ -201,7 +201,7 @@ async function trainSentencePieceBpe(texts: Texts, options: TrainKindOptions): P
   const ids = new Map(initial.map((token, id) => [token, id]));
   const symbols = (word: string): number[] => [...word].flatMap((character) => ids.get(character) ?? []);
   const { tokens, merges } = await merge(words, symbols, initial, options, "");
-  const file = checkAnyTokenizerFile(
+  const file = checkTokenizerFile(
     {
       added_tokens: added(special, (token) => ids.get(token)!),
       pre_tokenizer: METASPACE,
@@ -249,7 +249,7 @@ async function trainUnigramTokenizer(texts: Texts, options: TrainKindOptions): P
     ...fixed.map((token): [string, number] => [token, 0]),
     ...pieces.flatMap((piece, i): [string, number][] => (fixed.includes(piece) ? [] : [[piece, scores[i]!]])),
   ];
-  const file = checkAnyTokenizerFile(
+  const file = checkTokenizerFile(
     {
       added_tokens: added(special, (token) => special.indexOf(token)),
       normalizer,
@@ -290,7 +290,7 @@ async function trainWordPiece(texts: Texts, options: TrainKindOptions): Promise<
   const idOf = (token: string): number => special.indexOf(token);
   const item = (id: string, type_id: number) => ({ SpecialToken: { id, type_id } });
   const text = (id: "A" | "B", type_id: number) => ({ Sequence: { id, type_id } });
-  const file = checkAnyTokenizerFile(
+  const file = checkTokenizerFile(
     {
       added_tokens: added(special, idOf),
       normalizer,

@@ -1,3 +1,5 @@
+import type { Padding, Truncation } from "./schema.ts";
+
 /** Which special tokens the text itself may spell out. */
 export type AllowedSpecial = "all" | "none" | readonly string[];
 
@@ -14,6 +16,15 @@ export interface EncodeOptions {
 export interface EncodeManyOptions extends EncodeOptions {
   /** Threads of the native encoder; default HOWDAH_THREADS, or every core. The ids do not depend on it. */
   readonly threads?: number;
+}
+
+export interface EncodingOptions extends EncodeOptions {
+  /** Instead of the file's truncation; null for none. */
+  readonly truncation?: Truncation | null;
+  /** Instead of the file's padding; null for none. */
+  readonly padding?: Padding | null;
+  /** What offsets count: UTF-16 units, so that `text.slice(start, end)` is what a token stands for, or code points, as Python does. */
+  readonly offsets?: "utf16" | "codepoints";
 }
 
 export interface DecodeOptions {

@@ -62,7 +62,7 @@ export class UnigramModel implements PieceModel {
     }
   }
 
-  encode(text: string, ids: number[]): void {
+  encode(text: string, ids: number[], spans?: number[]): void {
     const { trie, scores, unknown } = this;
     const length = text.length;
     if (this.best.length <= length) {
@@ -103,18 +103,20 @@ export class UnigramModel implements PieceModel {
       }
       start += width;
     }
-    this.collect(text, ids);
+    this.collect(text, ids, spans);
   }
 
   /** The best path, unknown characters in a row as one token or as bytes. */
-  private collect(text: string, ids: number[]): void {
+  private collect(text: string, ids: number[], spans?: number[]): void {
     const { from, piece, unknown, bytes } = this;
     const first = ids.length;
+    const firstSpan = spans?.length ?? 0;
     for (let end = text.length; end > 0; ) {
       const start = from[end]!;
       const id = piece[end]!;
       if (id !== unknown) {
         ids.push(id);
+        spans?.push(end, start);
         end = start;
         continue;
       }
@@ -122,22 +124,31 @@ export class UnigramModel implements PieceModel {
       while (begin > 0 && piece[begin] === unknown) begin = from[begin]!;
       if (bytes !== undefined) {
         const encoded = encodeUtf8(text.slice(begin, end));
-        for (let i = encoded.length - 1; i >= 0; i--) ids.push(bytes[encoded[i]!]!);
+        for (let i = encoded.length - 1; i >= 0; i--) {
+          ids.push(bytes[encoded[i]!]!);
+          spans?.push(end, begin);
+        }
       } else if (unknown === -1) {
         throw new InputError(
           `encode: ${JSON.stringify(text.slice(begin, end))} is not in the vocabulary, and there is no unknown token.`,
         );
       } else {
         ids.push(unknown);
+        spans?.push(end, begin);
       }
       end = begin;
     }
     // Pushed from the end; turned round.
-    for (let i = first, j = ids.length - 1; i < j; i++, j--) {
-      const swap = ids[i]!;
-      ids[i] = ids[j]!;
-      ids[j] = swap;
-    }
+    reverseFrom(ids, first);
+    if (spans !== undefined) reverseFrom(spans, firstSpan);
+  }
+}
+
+function reverseFrom(list: number[], first: number): void {
+  for (let i = first, j = list.length - 1; i < j; i++, j--) {
+    const swap = list[i]!;
+    list[i] = list[j]!;
+    list[j] = swap;
   }
 }
 

@@ -30,13 +30,15 @@ export class WordPieceModel implements PieceModel {
     this.longest = longest;
   }
 
-  encode(word: string, ids: number[]): void {
+  encode(word: string, ids: number[], spans?: number[]): void {
     // More characters than allowed, counted as characters: at least half as many units.
     if (word.length > this.most && (word.length > 2 * this.most || [...word].length > this.most)) {
       ids.push(this.unknown);
+      spans?.push(0, word.length);
       return;
     }
     const first = ids.length;
+    const firstSpan = spans?.length ?? 0;
     let start = 0;
     while (start < word.length) {
       let end = Math.min(word.length, start + this.longest);
@@ -48,9 +50,14 @@ export class WordPieceModel implements PieceModel {
       if (id === undefined) {
         ids.length = first;
         ids.push(this.unknown);
+        if (spans !== undefined) {
+          spans.length = firstSpan;
+          spans.push(0, word.length);
+        }
         return;
       }
       ids.push(id);
+      spans?.push(start, end);
       start = end;
     }
   }
@@ -69,11 +76,12 @@ export class WordLevelModel implements PieceModel {
     this.unknown = part.vocab.get(part.unk_token);
   }
 
-  encode(word: string, ids: number[]): void {
+  encode(word: string, ids: number[], spans?: number[]): void {
     const id = this.vocab.get(word) ?? this.unknown;
     if (id === undefined)
       throw new InputError(`encode: ${JSON.stringify(word)} is not in the vocabulary, and there is no unknown token.`);
     ids.push(id);
+    spans?.push(0, word.length);
   }
 }
 

@@ -1,0 +1,279 @@
+import { InputError } from "../tensor/errors.ts";
+import type { Padding, PostProcessor, Truncation } from "./schema.ts";
+
+/** Everything about the ids of a text, or of a pair of texts; the arrays are as long as `ids`. */
+export interface Encoding {
+  readonly ids: number[];
+  /** The vocabulary's strings of the ids. */
+  readonly tokens: string[];
+  /** 0 or 1: which of the two texts, as the post-processor says. */
+  readonly typeIds: number[];
+  /** [start, end) in the text the token comes from; [0, 0] for tokens that were added. */
+  readonly offsets: [number, number][];
+  /** Which pre-token of its text a token is in; null for tokens that were added. */
+  readonly wordIds: (number | null)[];
+  /** Which text a token comes from; null for tokens that were added. */
+  readonly sequenceIds: (0 | 1 | null)[];
+  /** 0 for padding. */
+  readonly attentionMask: number[];
+  /** 1 for tokens that were added. */
+  readonly specialTokensMask: number[];
+  /** What truncation cut off, in pieces of the same length. */
+  readonly overflowing: Encoding[];
+}
+
+type Mutable = { -readonly [K in keyof Encoding]: Encoding[K] };
+const COLUMNS = [
+  "ids",
+  "tokens",
+  "typeIds",
+  "offsets",
+  "wordIds",
+  "sequenceIds",
+  "attentionMask",
+  "specialTokensMask",
+] as const;
+
+export function emptyEncoding(): Encoding {
+  return {
+    ids: [],
+    tokens: [],
+    typeIds: [],
+    offsets: [],
+    wordIds: [],
+    sequenceIds: [],
+    attentionMask: [],
+    specialTokensMask: [],
+    overflowing: [],
+  };
+}
+
+function sliced(encoding: Encoding, start: number, end: number): Encoding {
+  const out = emptyEncoding() as Mutable;
+  for (const key of COLUMNS) (out[key] as unknown[]) = encoding[key].slice(start, end);
+  return out;
+}
+
+function joinedPair(a: Encoding, b: Encoding): Encoding {
+  const out = emptyEncoding() as Mutable;
+  for (const key of COLUMNS) (out[key] as unknown[]) = [...a[key], ...b[key]];
+  out.overflowing = [
+    ...a.overflowing.flatMap((part) => [joinedPair(part, b), ...b.overflowing.map((other) => joinedPair(part, other))]),
+    ...b.overflowing.map((other) => joinedPair(a, other)),
+  ];
+  return out;
+}
+
+/** One special token, or several. */
+function special(ids: readonly number[], tokens: readonly string[], typeId: number): Encoding {
+  const fill = <T>(value: T): T[] => new Array<T>(ids.length).fill(value);
+  return {
+    ids: [...ids],
+    tokens: [...tokens],
+    typeIds: fill(typeId),
+    offsets: ids.map((): [number, number] => [0, 0]),
+    wordIds: fill<number | null>(null),
+    sequenceIds: fill<0 | 1 | null>(null),
+    attentionMask: fill(1),
+    specialTokensMask: fill(1),
+    overflowing: [],
+  };
+}
+
+/** What the post-processor puts around one text: the ids before it and after it. */
+export function frameOf(part: PostProcessor | null): { readonly before: number[]; readonly after: number[] } {
+  const mark: Encoding = { ...special([-1], [""], 0), sequenceIds: [0] };
+  const { ids } = process(mark, undefined, part, true);
+  const at = ids.indexOf(-1);
+  return at === -1 ? { before: ids, after: [] } : { before: ids.slice(0, at), after: ids.slice(at + 1) };
+}
+
+/** How many tokens the post-processor adds. */
+function addedBy(part: PostProcessor | null, pair: boolean): number {
+  const a = { ...emptyEncoding() };
+  return process(a, pair ? emptyEncoding() : undefined, part, true).ids.length;
+}
+
+/**
+ * Truncation, post-processor and padding of one encoded text or pair.
+ * @throws InputError when the truncation cannot be done as the file says
+ */
+export function finish(
+  first: Encoding,
+  second: Encoding | undefined,
+  parts: { readonly truncation: Truncation | null; readonly post_processor: PostProcessor | null },
+  addSpecialTokens: boolean,
+): Encoding {
+  let a = first;
+  let b = second;
+  if (parts.truncation !== null) {
+    const added = addSpecialTokens ? addedBy(parts.post_processor, b !== undefined) : 0;
+    [a, b] = truncated(a, b, parts.truncation, Math.max(0, parts.truncation.max_length - added));
+  }
+  return process(a, b, parts.post_processor, addSpecialTokens);
+}
+
+function truncated(
+  a: Encoding,
+  b: Encoding | undefined,
+  truncation: Truncation,
+  most: number,
+): [Encoding, Encoding | undefined] {
+  const cut = (encoding: Encoding, length: number): Encoding => cutOff(encoding, length, truncation);
+  if (most === 0) return [cut(a, 0), b && cut(b, 0)];
+  const total = a.ids.length + (b?.ids.length ?? 0);
+  const excess = total - most;
+  if (excess <= 0) return [a, b];
+  if (truncation.strategy === "LongestFirst") {
+    if (b === undefined) return [cut(a, most), b];
+    // The shorter text keeps its length as long as the longer one is not shorter then.
+    const lengths = [a.ids.length, b.ids.length];
+    const swap = lengths[0]! > lengths[1]!;
+    let short = Math.min(...lengths);
+    let long = short > most ? short : Math.max(short, most - short);
+    if (short + long > most) {
+      short = Math.floor(most / 2);
+      long = short + (most % 2);
+    }
+    return swap ? [cut(a, long), cut(b, short)] : [cut(a, short), cut(b, long)];
+  }
+  const onlyFirst = truncation.strategy === "OnlyFirst";
+  const target = onlyFirst ? a : b;
+  if (target === undefined)
+    throw new InputError("truncation: the strategy OnlySecond needs a second text. Give one, or use LongestFirst.");
+  const length = target.ids.length - excess;
+  if (length <= 0) {
+    throw new InputError(
+      `truncation: the ${onlyFirst ? "first" : "second"} text has ${target.ids.length} tokens, and ${excess} would have to go. ` +
+        "Use LongestFirst, or a larger max_length.",
+    );
+  }
+  return onlyFirst ? [cut(a, length), b] : [a, cut(target, length)];
+}
+
+function cutOff(encoding: Encoding, length: number, { stride, direction }: Truncation): Encoding {
+  const size = encoding.ids.length;
+  if (length >= size) return encoding;
+  if (length === 0) return { ...emptyEncoding(), overflowing: [encoding] };
+  if (stride >= length) {
+    throw new InputError(
+      `truncation: pieces of ${length} tokens cannot overlap by ${stride}. Use a smaller stride, or a larger max_length.`,
+    );
+  }
+  const ranges: [number, number][] = [];
+  const step = length - stride;
+  if (direction === "Right") {
+    for (let start = 0; ; start += step) {
+      const stop = Math.min(start + length, size);
+      ranges.push([start, stop]);
+      if (stop === size) break;
+    }
+  } else {
+    for (let stop = size; ; stop -= step) {
+      const start = Math.max(0, stop - length);
+      ranges.push([start, stop]);
+      if (start === 0) break;
+    }
+  }
+  const [kept, ...rest] = ranges.map(([start, stop]) => sliced(encoding, start, stop));
+  return { ...kept!, overflowing: rest };
+}
+
+function process(
+  a: Encoding,
+  b: Encoding | undefined,
+  part: PostProcessor | null,
+  addSpecialTokens: boolean,
+): Encoding {
+  const [head = emptyEncoding(), ...rest] = processed(b === undefined ? [a] : [a, b], part, addSpecialTokens);
+  return rest.reduce(joinedPair, head);
+}
+
+/** The sequences with what one processor puts around them; joined at the end. */
+function processed(sequences: Encoding[], part: PostProcessor | null, addSpecialTokens: boolean): Encoding[] {
+  if (part === null) return sequences;
+  const typed = (encoding: Encoding, typeId: number): Encoding => ({
+    ...encoding,
+    typeIds: encoding.ids.map(() => typeId),
+    overflowing: encoding.overflowing.map((o) => typed(o, typeId)),
+  });
+  switch (part.type) {
+    case "Sequence":
+      return part.processors.reduce((now, step) => processed(now, step, addSpecialTokens), sequences);
+    case "ByteLevel":
+      return part.trim_offsets ? sequences.map((s) => trimmed(s, part.add_prefix_space)) : sequences;
+    case "BertProcessing":
+    case "RobertaProcessing": {
+      const roberta = part.type === "RobertaProcessing";
+      const trims = roberta && part.trim_offsets;
+      const texts = trims ? sequences.map((s) => trimmed(s, part.add_prefix_space)) : sequences;
+      if (!addSpecialTokens) return texts;
+      const token = ([text, id]: readonly [string, number], typeId: number) => special([id], [text], typeId);
+      return texts.flatMap((text, i) =>
+        i === 0
+          ? [token(part.cls, 0), typed(text, 0), token(part.sep, 0)]
+          : roberta
+            ? [token(part.sep, 0), typed(text, 0), token(part.sep, 0)]
+            : [typed(text, 1), token(part.sep, 1)],
+      );
+    }
+    case "TemplateProcessing":
+      return (sequences.length > 1 ? part.pair : part.single).flatMap((item) => {
+        if ("Sequence" in item) {
+          const text = sequences[item.Sequence.id === "A" ? 0 : 1];
+          return text === undefined ? [] : [typed(text, item.Sequence.type_id)];
+        }
+        const token = part.special_tokens[item.SpecialToken.id];
+        if (token === undefined) {
+          throw new InputError(
+            `post_processor: the template uses ${item.SpecialToken.id}, which special_tokens does not define.`,
+          );
+        }
+        return addSpecialTokens ? [special(token.ids, token.tokens, item.SpecialToken.type_id)] : [];
+      });
+  }
+}
+
+/** Offsets without the white space that byte-level tokens begin and end with. */
+function trimmed(encoding: Encoding, prefixSpace: boolean): Encoding {
+  const offsets = encoding.offsets.map(([start, end], i): [number, number] => {
+    const token = encoding.tokens[i]!;
+    let leading = /^[\u0120\p{White_Space}]*/u.exec(token)![0].length;
+    const trailing = /[\u0120\p{White_Space}]*$/u.exec(token)![0].length;
+    if (leading > 0 && prefixSpace && (i === 0 || start === 0)) leading = 0;
+    const from = Math.min(start + leading, end);
+    return [from, trailing > 0 && end >= trailing ? Math.max(end - trailing, from) : end];
+  });
+  return { ...encoding, offsets, overflowing: encoding.overflowing.map((o) => trimmed(o, prefixSpace)) };
+}
+
+/** Encodings of one length, as the file asks for. */
+export function padded(encodings: readonly Encoding[], padding: Padding | null): Encoding[] {
+  if (padding === null) return [...encodings];
+  const length = paddedLength(
+    encodings.map((e) => e.ids.length),
+    padding,
+  );
+  const pad = (encoding: Encoding): Encoding => {
+    const missing = Math.max(0, length - encoding.ids.length);
+    const filler: Encoding = {
+      ...special(
+        new Array<number>(missing).fill(padding.pad_id),
+        new Array<string>(missing).fill(padding.pad_token),
+        padding.pad_type_id,
+      ),
+      attentionMask: new Array<number>(missing).fill(0),
+    };
+    const { overflowing, ...columns } = encoding;
+    const bare = { ...columns, overflowing: [] };
+    const whole = padding.direction === "Left" ? joinedPair(filler, bare) : joinedPair(bare, filler);
+    return { ...whole, overflowing: overflowing.map(pad) };
+  };
+  return encodings.map(pad);
+}
+
+/** The length that texts of these lengths are padded to. */
+export function paddedLength(lengths: readonly number[], { strategy, pad_to_multiple_of: multiple }: Padding): number {
+  const length = strategy === "BatchLongest" ? lengths.reduce((a, b) => Math.max(a, b), 0) : strategy.Fixed;
+  return multiple === null ? length : Math.ceil(length / multiple) * multiple;
+}

@@ -1,0 +1,273 @@
+import { InputError } from "../tensor/errors.ts";
+import { AddedTokenMatcher, recognisable } from "./added-tokens.ts";
+import { Aligned } from "./aligned.ts";
+import { wellFormed } from "./bytes.ts";
+import { type Encoding, emptyEncoding, finish, frameOf, padded, paddedLength } from "./encoding.ts";
+import { specialTokenName, type TokenizerConfig } from "./folder.ts";
+import { modelOf, type PieceModel } from "./models.ts";
+import { type AlignedNormalize, alignedNormalizeBy, type Normalize, normalizeBy } from "./normalize.ts";
+import { type AlignedCutter, alignedCutterOf } from "./pieces.ts";
+import type { Dialect } from "./regex.ts";
+import type { TokenizerFile } from "./schema.ts";
+import type {
+  AllowedSpecial,
+  DecodeOptions,
+  EncodeOptions,
+  EncodingOptions,
+  StreamOptions,
+  Tokenizer,
+  TokenStream,
+} from "./types.ts";
+
+/** A text, or a pair of texts. */
+export type EncodingInput = string | readonly [string, string];
+
+export interface Matchers {
+  /** Of tokens that are looked for before the normalizer, and after. */
+  readonly raw: AddedTokenMatcher;
+  readonly normalized: AddedTokenMatcher;
+}
+
+/**
+ * What every tokenizer made of a `tokenizer.json` has in common: names and ids, added tokens, the post-processor, truncation, padding, and
+ * encodings with offsets, which go part by part through texts that remember where their characters come from.
+ */
+export abstract class FileTokenizer implements Tokenizer {
+  readonly vocabularySize: number;
+  readonly specialTokens: ReadonlyMap<string, number>;
+  readonly bosId: number | undefined;
+  readonly eosId: number | undefined;
+  readonly padId: number | undefined;
+  readonly chatTemplate: string | undefined;
+
+  protected readonly file: TokenizerFile;
+  protected readonly config: TokenizerConfig;
+  /** id -> string; added tokens win over the model's. */
+  protected readonly strings: (string | undefined)[] = [];
+  protected readonly specialIds: ReadonlySet<number>;
+  protected readonly normalize: Normalize;
+  /** The ids around one text. */
+  protected readonly frame: { readonly before: readonly number[]; readonly after: readonly number[] };
+  private readonly dialect: Dialect;
+  private readonly ids = new Map<string, number>();
+  private readonly matchers = new Map<string, Matchers>();
+  private aligned: { readonly normalize: AlignedNormalize; readonly cut: AlignedCutter } | undefined;
+  private readonly models = new Map<boolean, PieceModel>();
+
+  /** @throws InputError when the parts do not fit together */
+  constructor(file: TokenizerFile, config: TokenizerConfig, dialect: Dialect = "oniguruma") {
+    this.file = file;
+    this.config = config;
+    this.dialect = dialect;
+    const { model } = file;
+    const entries: Iterable<[string, number]> =
+      model.type === "Unigram" ? model.vocab.map(([piece], id): [string, number] => [piece, id]) : model.vocab;
+    for (const [token, id] of entries) {
+      if (this.strings[id] !== undefined) {
+        throw new InputError(
+          `vocab: ${JSON.stringify(token)} and ${JSON.stringify(this.strings[id])} both have the id ${id}.`,
+        );
+      }
+      this.strings[id] = token;
+      this.ids.set(token, id);
+    }
+    for (const { content, id } of file.added_tokens) {
+      this.strings[id] = content;
+      this.ids.set(content, id);
+    }
+    const special = file.added_tokens.filter((token) => token.special);
+    this.specialTokens = new Map(special.map((token) => [token.content, token.id]));
+    this.specialIds = new Set(this.specialTokens.values());
+    this.vocabularySize = this.strings.length;
+    this.normalize = normalizeBy(file.normalizer);
+    this.frame = frameOf(file.post_processor);
+    for (const id of [...this.frame.before, ...this.frame.after]) {
+      if (this.strings[id] === undefined)
+        throw new InputError(`post_processor: it adds the id ${id}, which is no token.`);
+    }
+    this.bosId = this.configuredId("bos_token");
+    this.eosId = this.configuredId("eos_token");
+    this.padId = this.configuredId("pad_token");
+    this.chatTemplate = config.chat_template;
+  }
+
+  private configuredId(key: "bos_token" | "eos_token" | "pad_token"): number | undefined {
+    const name = specialTokenName(this.config, key);
+    if (name === undefined) return undefined;
+    const id = this.tokenId(name);
+    if (id === undefined) {
+      throw new InputError(`tokenizer_config.json: ${key} is ${JSON.stringify(name)}, which is not in the vocabulary.`);
+    }
+    return id;
+  }
+
+  /** The ids of a text without what the post-processor adds. */
+  protected abstract encodeText(text: string, allowed: AllowedSpecial): number[];
+  abstract decode(ids: readonly number[], options?: DecodeOptions): string;
+  abstract stream(options?: StreamOptions): TokenStream;
+  abstract save(folder: string): Promise<void>;
+
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    const [ids] = this.encodeBatch([text], options);
+    return ids!;
+  }
+
+  /** Padding to the longest, where the file asks for it, is to the longest of these texts. */
+  encodeBatch(
+    texts: readonly string[],
+    { addSpecialTokens = true, allowedSpecial = "none" }: EncodeOptions = {},
+  ): number[][] {
+    const all = texts.map((text) => this.framed(this.encodeText(text, allowedSpecial), addSpecialTokens));
+    const { padding } = this.file;
+    if (padding === null) return all;
+    const length = paddedLength(
+      all.map((ids) => ids.length),
+      padding,
+    );
+    return all.map((ids) => {
+      const pad = new Array<number>(Math.max(0, length - ids.length)).fill(padding.pad_id);
+      return padding.direction === "Left" ? [...pad, ...ids] : [...ids, ...pad];
+    });
+  }
+
+  /** Cut as the file says, between what the post-processor adds. */
+  private framed(ids: number[], addSpecialTokens: boolean): number[] {
+    const { before, after } = addSpecialTokens ? this.frame : { before: [], after: [] };
+    const { truncation } = this.file;
+    const most =
+      truncation === null
+        ? Number.POSITIVE_INFINITY
+        : Math.max(0, truncation.max_length - before.length - after.length);
+    const kept =
+      ids.length <= most ? ids : truncation?.direction === "Left" ? ids.slice(ids.length - most) : ids.slice(0, most);
+    return before.length + after.length === 0 ? kept : [...before, ...kept, ...after];
+  }
+
+  /** @throws InputError when the file's truncation cannot be done */
+  encoding(text: string, second?: string, options: EncodingOptions = {}): Encoding {
+    const [encoding] = this.encodings([second === undefined ? text : [text, second]], options);
+    return encoding!;
+  }
+
+  /** The encodings of texts or pairs; padding to the longest, where asked for, is to the longest of these. */
+  encodings(inputs: readonly EncodingInput[], options: EncodingOptions = {}): Encoding[] {
+    const { addSpecialTokens = true, allowedSpecial = "none", offsets = "utf16" } = options;
+    const parts = {
+      truncation: options.truncation === undefined ? this.file.truncation : options.truncation,
+      post_processor: this.file.post_processor,
+    };
+    const padding = options.padding === undefined ? this.file.padding : options.padding;
+    const done = inputs.map((input) => {
+      const [a, b] = typeof input === "string" ? [input] : input;
+      const first = this.sequence(a, 0, allowedSpecial, offsets);
+      const second = b === undefined ? undefined : this.sequence(b, 1, allowedSpecial, offsets);
+      return finish(first, second, parts, addSpecialTokens);
+    });
+    return padded(done, padding);
+  }
+
+  private sequence(given: string, which: 0 | 1, allowed: AllowedSpecial, unit: "utf16" | "codepoints"): Encoding {
+    const text = wellFormed(given);
+    const { raw, normalized } = this.matchersFor(allowed);
+    this.aligned ??= {
+      normalize: alignedNormalizeBy(this.file.normalizer),
+      cut: alignedCutterOf(this.file.pre_tokenizer, this.dialect),
+    };
+    const { normalize, cut } = this.aligned;
+    const model = this.modelFor(allowed);
+    const place = unit === "utf16" ? (at: number) => at : codePointPlaces(text);
+    const out = emptyEncoding();
+    let word = 0;
+    const add = (id: number, start: number, end: number): void => {
+      out.ids.push(id);
+      out.tokens.push(this.strings[id]!);
+      out.typeIds.push(which);
+      out.offsets.push([place(start), place(end)]);
+      out.wordIds.push(word);
+      out.sequenceIds.push(which);
+      out.attentionMask.push(1);
+      out.specialTokensMask.push(0);
+    };
+    let first = true;
+    for (const segment of raw.split(text)) {
+      if ("id" in segment) {
+        add(segment.id, segment.start, segment.end);
+        word++;
+        first = false;
+        continue;
+      }
+      const all = normalize(Aligned.of(segment.text, segment.start));
+      for (const part of normalized.split(all.text)) {
+        if ("id" in part) {
+          add(part.id, ...all.original(part.start, part.end));
+          word++;
+        } else {
+          for (const piece of cut(all.slice(part.start, part.start + part.text.length), first)) {
+            const ids: number[] = [];
+            const spans: number[] = [];
+            model.encode(piece.text, ids, spans);
+            ids.forEach((id, i) => {
+              add(id, ...piece.original(spans[2 * i]!, spans[2 * i + 1]!));
+            });
+            word++;
+          }
+        }
+        first = false;
+      }
+    }
+    return out;
+  }
+
+  /** The file's model; unless all special tokens are allowed, one that no text makes them of, whatever it spells. */
+  protected modelFor(allowed: AllowedSpecial): PieceModel {
+    const guarded = allowed !== "all" && this.specialIds.size > 0;
+    let model = this.models.get(guarded);
+    if (model === undefined) {
+      model = modelOf(this.file.model, guarded ? this.specialIds : undefined);
+      this.models.set(guarded, model);
+    }
+    return model;
+  }
+
+  protected matchersFor(allowed: AllowedSpecial): Matchers {
+    const key = typeof allowed === "string" ? allowed : JSON.stringify([...allowed].sort());
+    let found = this.matchers.get(key);
+    if (found === undefined) {
+      const tokens = recognisable(this.file.added_tokens, allowed);
+      const those = (normalized: boolean) => tokens.filter((token) => token.normalized === normalized);
+      found = {
+        raw: new AddedTokenMatcher(those(false), (content) => content),
+        normalized: new AddedTokenMatcher(those(true), this.normalize),
+      };
+      this.matchers.set(key, found);
+    }
+    return found;
+  }
+
+  tokenId(token: string): number | undefined {
+    return this.ids.get(token);
+  }
+
+  idToToken(id: number): string | undefined {
+    return this.strings[id];
+  }
+
+  /** @throws InputError for an id outside the vocabulary */
+  protected stringOf(id: number): string {
+    const token = this.strings[id];
+    if (token !== undefined) return token;
+    throw new InputError(`decode: there is no token with id ${id}; ids go from 0 to ${this.vocabularySize - 1}.`);
+  }
+}
+
+/** UTF-16 places to places in code points. */
+function codePointPlaces(text: string): (at: number) => number {
+  const places = new Int32Array(text.length + 1);
+  for (let at = 0, count = 0; at < text.length; count++) {
+    const width = text.codePointAt(at)! > 0xffff ? 2 : 1;
+    for (let i = 1; i <= width; i++) places[at + i] = count + 1;
+    if (width === 2) places[at + 1] = count;
+    at += width;
+  }
+  return (at) => places[at]!;
+}
