@@ -64,6 +64,22 @@ export interface Program {
   readonly matmul: "f32" | "bf16";
 }
 
+/** A program as it is kept between processes: its constants are positions among those of the graph, or their elements. */
+export type StoredProgram = Omit<Program, "constants" | "instructions"> & {
+  readonly constants: readonly (number | HostArray)[];
+  readonly instructions: readonly (Omit<Instruction, "programs"> & { readonly programs?: readonly StoredProgram[] })[];
+};
+
+/** Where a backend keeps programs between processes. */
+export interface ProgramStore {
+  /** A key for what is given and for all else that programs depend on: the compiler's code, the backend's kernels. */
+  digest(parts: readonly (string | HostArray)[]): string;
+  /** Undefined for whatever is missing, damaged, or of another version. */
+  load(key: string): StoredProgram | undefined;
+  /** Some time soon, unless it cannot be done: nobody waits for it. */
+  save(key: string, program: StoredProgram): void;
+}
+
 /** An opaque handle to device memory; only the backend that made it can read it. */
 export interface BackendBuffer {
   readonly bytes: number;
@@ -84,6 +100,8 @@ export interface Backend {
   supports(op: string, attributes: Attributes, dtypes: readonly DType[]): boolean;
   /** Whether matmuls run faster with bf16 operands on this processor. */
   readonly prefersBfloat16: boolean;
+  /** Where programs for it are kept between processes, if anywhere. */
+  readonly programs?: ProgramStore | undefined;
   allocate(bytes: number): BackendBuffer;
   upload(data: HostArray, dtype: DType): BackendBuffer;
   /** Waits for everything queued before it, then copies out. */

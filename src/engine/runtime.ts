@@ -3,7 +3,8 @@ import { Graph } from "../tensor/graph.ts";
 import { type Compiled, type CompileOptions, installRuntime, type Runtime, type Storage } from "../tensor/runtime.ts";
 import { size } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { type LowerOptions, lower } from "./compile.ts";
+import { lowerThrough } from "./cache.ts";
+import type { LowerOptions } from "./compile.ts";
 import type { Backend, BackendBuffer, Executable, Program } from "./program.ts";
 
 class BufferStorage implements Storage {
@@ -41,7 +42,11 @@ export function createRuntime(backend: Backend, options: RuntimeOptions = {}): R
 
   const ready = (graph: Graph, { donated, precision = "f32", name }: CompileOptions): Ready => {
     const matmul = precision === "bf16" || (precision === "auto" && backend.prefersBfloat16) ? "bf16" : "f32";
-    const lowered = lower(graph, backend, { ...options, matmul, ...(donated ? { donated } : {}) });
+    const lowered = lowerThrough(backend.programs, graph, backend, {
+      ...options,
+      matmul,
+      ...(donated ? { donated } : {}),
+    });
     const program = name === undefined ? lowered : { ...lowered, name };
     return new Ready(backend, program, backend.compile(program), donated ?? []);
   };

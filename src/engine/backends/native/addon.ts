@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -74,6 +74,16 @@ function packageRoot(): string {
   return folder;
 }
 
+function addonPath(): string {
+  return process.env.HOWDAH_NATIVE ?? join(packageRoot(), "native", "build", "howdah.node");
+}
+
+/** Tells one build of the addon from another. */
+export function addonIdentity(): string {
+  const { size, mtimeMs } = statSync(addonPath());
+  return `${addonPath()} ${size} ${mtimeMs}`;
+}
+
 let loaded: NativeAddon | { readonly missing: string } | undefined;
 
 /** Loads `native/build/howdah.node`, or the file that HOWDAH_NATIVE names (a sanitized build, say). Tried once. */
@@ -83,7 +93,7 @@ export function loadAddon(): NativeAddon | { readonly missing: string } {
 }
 
 function load(): NativeAddon | { readonly missing: string } {
-  const path = process.env.HOWDAH_NATIVE ?? join(packageRoot(), "native", "build", "howdah.node");
+  const path = addonPath();
   if (!existsSync(path))
     return {
       missing: `The native kernels are not built (${path} is not there). Run npm start or npm test once to build them.`,

@@ -1,8 +1,17 @@
+import { join } from "node:path";
 import { type DType, type HostArray, hostArray } from "../../../tensor/dtype.ts";
 import { BackendError } from "../../../tensor/errors.ts";
 import type { Attributes, Backend, BackendBuffer, Executable, Program } from "../../program.ts";
-import { loadAddon, type MemoryStats, type NativeAddon, type NativeFacts, type ProfileEntry } from "./addon.ts";
+import {
+  addonIdentity,
+  loadAddon,
+  type MemoryStats,
+  type NativeAddon,
+  type NativeFacts,
+  type ProfileEntry,
+} from "./addon.ts";
 import { encodeProgram } from "./encode.ts";
+import { cacheFolder, hashOfCode, ProgramFiles } from "./programs.ts";
 import { supportsOp } from "./supports.ts";
 
 /** Memory of the native backend. A buffer that has been released is refused, never read. */
@@ -115,11 +124,16 @@ class Compiled implements NativeExecutable {
 class Native implements NativeBackend {
   readonly name = "native";
   readonly facts: NativeFacts;
+  readonly programs: ProgramFiles | undefined;
   readonly #addon: NativeAddon;
 
   constructor(addon: NativeAddon) {
     this.#addon = addon;
     this.facts = addon.facts();
+    const folder = cacheFolder();
+    // The same programs for any number of threads and any caches: kernels look at those themselves.
+    const about = () => `${hashOfCode()}\n${addonIdentity()}\n${this.facts.isa} ${this.facts.bf16}`;
+    this.programs = folder === undefined ? undefined : new ProgramFiles(join(folder, "programs"), about);
   }
 
   get prefersBfloat16(): boolean {

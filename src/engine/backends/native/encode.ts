@@ -1,5 +1,5 @@
 import type { HostArray } from "../../../tensor/dtype.ts";
-import type { Instruction, Program, ProgramValue } from "../../program.ts";
+import type { Attribute, Instruction, Program, ProgramValue } from "../../program.ts";
 
 /** A program as the addon reads it: JSON, with the constants of all nested programs in one list beside it. */
 export interface EncodedProgram {
@@ -39,7 +39,7 @@ export function encodeProgram(program: Program): EncodedProgram {
         op: i.op,
         inputs: i.inputs,
         outputs: i.outputs,
-        attributes: i.attributes,
+        attributes: exact(i.attributes) as Instruction["attributes"],
         ...(i.scope ? { scope: i.scope } : {}),
         ...(i.programs ? { programs: i.programs.map(tree) } : {}),
       })),
@@ -50,12 +50,21 @@ export function encodeProgram(program: Program): EncodedProgram {
       arenaBytes: p.arenaBytes,
     };
   };
-  return { json: JSON.stringify(tree(program), exactNumbers), constants };
+  return { json: JSON.stringify(tree(program)), constants };
 }
 
 /** JSON has no infinities, no NaN and loses the sign of zero: those travel as strings, which the addon reads back as numbers. */
-function exactNumbers(_key: string, value: unknown): unknown {
-  if (typeof value !== "number") return value;
-  if (Number.isFinite(value)) return Object.is(value, -0) ? "-0" : value;
-  return String(value);
+function exact<A extends Attribute | undefined>(value: A): A | Attribute {
+  if (typeof value === "number") return Number.isFinite(value) && !Object.is(value, -0) ? value : said(value);
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) {
+    const list = value as readonly Attribute[];
+    return list.every((item) => exact(item) === item) ? value : list.map((item) => exact(item));
+  }
+  const entries = Object.entries(value);
+  return entries.every(([, item]) => exact(item) === item)
+    ? value
+    : Object.fromEntries(entries.map(([key, item]) => [key, exact(item)]));
 }
+
+const said = (x: number): string => (Object.is(x, -0) ? "-0" : String(x));
