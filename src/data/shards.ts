@@ -155,9 +155,13 @@ export class EpochWindows {
   }
 
   next(): SequenceBatch {
+    return this.at(this.#step++);
+  }
+
+  /** The batch of a step: a pure function of it. */
+  at(step: number): SequenceBatch {
     const { length, separate } = this.#options;
-    const starts = this.places().map((window) => window * length);
-    this.#step++;
+    const starts = this.places(step).map((window) => window * length);
     return windowsAt(this.#source, starts, length, separate);
   }
 }

@@ -37,6 +37,8 @@ const index = z.object({
       }),
     )
     .optional(),
+  /** SHA-256 of the `tokenizer.json` that the ids are of. */
+  tokenizer: z.string().optional(),
   /** SHA-256 of the `.bin` file. */
   sha256: z.string(),
 });
@@ -99,7 +101,7 @@ export function writeTokens(
   path: string,
   documents: readonly ArrayLike<number>[],
   vocabulary: number,
-  about: Pick<TokenIndex, "source" | "licence" | "sources">,
+  about: Pick<TokenIndex, "source" | "licence" | "sources" | "tokenizer">,
 ): TokenIndex {
   if (!path.endsWith(".bin")) throw new InputError(`${path}: token files end in .bin.`);
   const { ids, starts } = concatenate(documents);

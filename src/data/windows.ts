@@ -32,6 +32,11 @@ export interface WindowOptions {
   readonly separate?: boolean;
 }
 
+/** Batches by the number of the step: what is at a step depends on nothing that was read before. */
+export interface StepWindows {
+  at(step: number): SequenceBatch;
+}
+
 /**
  * Batches of windows at random places, with replacement: row r of step s starts at a place that depends only on (seed, s, r), so a
  * run that goes on from a cursor sees the batches it would have seen.

@@ -57,7 +57,7 @@ export async function runJob(run: Run, loaded: LoadedRecipe, options: JobOptions
   const summaries: Record<string, Summary> = {};
   let samples: ReportResult["samples"] = [];
   try {
-    const workshop = await openWorkshop(run, recipe, options);
+    using workshop = await openWorkshop(run, recipe, options);
     // Whether the text holds pairs is known before hours of pre-training, not after.
     for (const stage of recipe.stages)
       if (stage.kind === "sft" && !finished.has(stage.name)) await makePairs(workshop, stage.pairs);
@@ -171,7 +171,7 @@ async function countParameters(workshop: Workshop): Promise<number> {
 async function factsOf(workshop: Workshop, { derived }: LoadedRecipe): Promise<[string, string][]> {
   const { recipe, tokens } = workshop;
   return [
-    ["Text", `${recipe.data.text.split("/").slice(-2).join("/")}`],
+    ["Text", (recipe.data.corpus ?? recipe.data.text ?? "").split("/").slice(-2).join("/")],
     ["Tokens to learn from, held out", `${tokens.train.length}, ${tokens.heldOut.length}`],
     [
       "Model",

@@ -1,4 +1,4 @@
-import { RandomWindows, type SequenceBatch, windowsAt } from "../data/index.ts";
+import { type SequenceBatch, type StepWindows, windowsAt } from "../data/index.ts";
 import { initModel } from "../models/families.ts";
 import { gptConfig } from "../models/gpt/config.ts";
 import { llamaConfig } from "../models/llama/config.ts";
@@ -144,7 +144,7 @@ export function freshState(workshop: Workshop, optimizer: Optimizer, salt: numbe
 }
 
 export interface PretrainParts {
-  readonly windows: RandomWindows;
+  readonly windows: StepWindows;
   readonly rows: number;
   readonly step: ReturnType<typeof trainStep<LanguageModel, TextBatch>>;
 }
@@ -155,7 +155,7 @@ export function pretrainParts(workshop: Workshop, stage: StageOf<"pretrain">, op
   const rows = Math.floor(stage.batch_tokens / length);
   return {
     rows,
-    windows: new RandomWindows(tokens.train, { rows, length, seed: recipe.seed }),
+    windows: tokens.windows(rows, length),
     step: trainStep<LanguageModel, TextBatch>({
       loss: textLoss,
       optimizer,

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { byteLength } from "../data/index.ts";
+import { byteLength, RandomWindows, type StepWindows } from "../data/index.ts";
 import { holdOut, readText, type SourceText } from "../data/text.ts";
 import { encodeAll, type TokenSource, tokensOf } from "../data/token-file.ts";
 import { activeBackend } from "../engine/runtime.ts";
@@ -17,6 +17,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";
 import type { Tokenizer } from "../tokenizers/index.ts";
 import { CHAT_SPECIAL_TOKENS, CHAT_TOKENIZER_CONFIG, loadTokenizer, trainTokenizer } from "../tokenizers/index.ts";
+import { openCorpus } from "./corpus.ts";
 
 /** A model that a stage ended with (or has so far), for whoever wants to talk to it. */
 export interface ModelNews {
@@ -30,11 +31,22 @@ export interface Workshop {
   readonly recipe: Recipe;
   readonly documents: { readonly train: readonly SourceText[]; readonly heldOut: readonly SourceText[] };
   readonly tokenizer: Tokenizer;
-  readonly tokens: { readonly train: TokenSource; readonly heldOut: TokenSource; readonly heldOutBytes: number };
+  readonly tokens: {
+    readonly train: TokenSource;
+    readonly heldOut: TokenSource;
+    readonly heldOutBytes: number;
+    /** Batches to learn from: of a text at random places, of a corpus every window once an epoch. */
+    windows(rows: number, length: number): StepWindows;
+  };
   readonly emit: (event: NewEvent) => void;
   readonly signal: AbortSignal | undefined;
   readonly onModel: (news: ModelNews) => void;
+  /** Closes what is open on disk. */
+  [Symbol.dispose](): void;
 }
+
+/** What a text or a corpus gives to learn from. */
+export type Material = Pick<Workshop, "documents" | "tokenizer" | "tokens"> & { close(): void };
 
 /** Reads the text and encodes it. @throws InputError when either part of the text is shorter than a window */
 export async function openWorkshop(
@@ -42,29 +54,44 @@ export async function openWorkshop(
   recipe: Recipe,
   options: { signal?: AbortSignal | undefined; onModel?: ((news: ModelNews) => void) | undefined } = {},
 ): Promise<Workshop> {
-  const { train, heldOut } = holdOut(await readText(recipe.data.text, { minimumBytes: 4096 }), recipe.data.holdout);
-  const tokenizer = await tokenizerOf(run, recipe, train);
-  await checkVocabularies(run, recipe, tokenizer);
-  const trainTokens = tokensOf(await encodeAll(tokenizer, train));
-  const heldOutTokens = tokensOf(await encodeAll(tokenizer, heldOut));
+  const { corpus, text } = recipe.data;
+  const { close, ...material } =
+    corpus === undefined ? await openText(run, recipe, text!) : await openCorpus(run, recipe, corpus);
+  await checkVocabularies(run, recipe, material.tokenizer);
   const need = recipe.model.context + 1;
   for (const [what, source] of [
-    ["training", trainTokens],
-    ["held-out", heldOutTokens],
+    ["training", material.tokens.train],
+    ["held-out", material.tokens.heldOut],
   ] as const)
     if (source.length < need)
       throw new InputError(
-        `${recipe.data.text}: the ${what} part has ${source.length} tokens, fewer than one window of ${need}. Add text, or set model.context lower.`,
+        `${corpus ?? text}: the ${what} part has ${source.length} tokens, fewer than one window of ${need}. Add text, or set model.context lower.`,
       );
   return {
     run,
     recipe,
-    documents: { train, heldOut },
-    tokenizer,
-    tokens: { train: trainTokens, heldOut: heldOutTokens, heldOutBytes: byteLength(heldOut) },
+    ...material,
     emit: (event) => run.events.emit(event),
     signal: options.signal,
     onModel: options.onModel ?? (() => {}),
+    [Symbol.dispose]: close,
+  };
+}
+
+async function openText(run: Run, recipe: Recipe, text: string): Promise<Material> {
+  const { train, heldOut } = holdOut(await readText(text, { minimumBytes: 4096 }), recipe.data.holdout);
+  const tokenizer = await tokenizerOf(run, recipe, train);
+  const source = tokensOf(await encodeAll(tokenizer, train));
+  return {
+    documents: { train, heldOut },
+    tokenizer,
+    tokens: {
+      train: source,
+      heldOut: tokensOf(await encodeAll(tokenizer, heldOut)),
+      heldOutBytes: byteLength(heldOut),
+      windows: (rows, length) => new RandomWindows(source, { rows, length, seed: recipe.seed }),
+    },
+    close: () => {},
   };
 }
 

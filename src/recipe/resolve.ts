@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, extname, isAbsolute, join, resolve } from "node:path";
 import { chooseSizes, countText, defaultLearningRate, type ModelSizes, parameterCount } from "./dial.ts";
 import { type Path, RecipeError, type RecipeIssue, type Source, show } from "./locate.ts";
@@ -24,24 +24,86 @@ type Wrong = (path: Path, message: string) => void;
  * Fills in what depends on other choices, checks what only makes sense together, and says what it decided.
  * @throws RecipeError naming every place that does not fit
  */
-export function resolveRecipe(head: RecipeInput, stages: readonly Stage[], source: Source): LoadedRecipe {
+export function resolveRecipe(given: RecipeInput, stages: readonly Stage[], source: Source): LoadedRecipe {
   const issues: RecipeIssue[] = [];
   const wrong: Wrong = (path, message) => issues.push({ where: source.where(path), path, message });
   const derived: string[] = [];
+  const data = resolveData(given, stages, source, derived, wrong);
+  const head = { ...given, tokenizer: { ...given.tokenizer, vocabulary: data.vocabulary } };
   const { params, ...model } = head.model;
   const sizes = resolveModel(head, derived, wrong);
   const resolved = stages.map((stage, index) =>
     resolveStage(stage, ["stages", index, stage.kind], sizes, derived, wrong),
   );
-  const text = findPath(head.data.text, source.file);
-  if (text === undefined) {
-    const looked = isAbsolute(head.data.text) ? "" : ` (looked beside the recipe, above it, and in ${process.cwd()})`;
-    wrong(["data", "text"], `"data.text" is ${show(head.data.text)}: there is no such file or folder${looked}`);
-  }
-  if (text === undefined || issues.length > 0) throw new RecipeError(issues);
+  if (issues.length > 0) throw new RecipeError(issues);
   const name = head.name ?? basename(source.file, extname(source.file));
-  const data = { ...head.data, text };
-  return { recipe: { ...head, name, data, model: { ...model, ...sizes }, stages: resolved }, derived };
+  return { recipe: { ...head, name, data: data.data, model: { ...model, ...sizes }, stages: resolved }, derived };
+}
+
+/** Finds the text or the corpus; a corpus brings its vocabulary, and has no text to make pairs of. */
+function resolveData(
+  { data, tokenizer }: RecipeInput,
+  stages: readonly Stage[],
+  source: Source,
+  derived: string[],
+  wrong: Wrong,
+): { data: RecipeInput["data"]; vocabulary: number } {
+  const key = data.corpus === undefined ? "text" : "corpus";
+  const named = data[key];
+  if (named === undefined) {
+    wrong(["data"], '"data" names nothing to learn from: give it a text, or a corpus that howdah data build made');
+    return { data, vocabulary: tokenizer.vocabulary };
+  }
+  if (data.text !== undefined && data.corpus !== undefined)
+    wrong(["data", "corpus"], '"data" has a text and a corpus: give one of them');
+  const place = findPath(named, source.file);
+  if (place === undefined) {
+    const looked = isAbsolute(named) ? "" : ` (looked beside the recipe, above it, and in ${process.cwd()})`;
+    const make = key === "corpus" ? "; make it with howdah data build" : "";
+    wrong(["data", key], `"data.${key}" is ${show(named)}: there is no such file or folder${looked}${make}`);
+    return { data, vocabulary: tokenizer.vocabulary };
+  }
+  const { reader, readers = 1 } = data;
+  if (key === "text") {
+    if (reader !== undefined || data.readers !== undefined)
+      wrong(["data", "readers"], '"data.readers" share a corpus, and this recipe has a text');
+    return { data: { ...data, text: place }, vocabulary: tokenizer.vocabulary };
+  }
+  if ((reader ?? 0) >= readers)
+    wrong(["data", "reader"], `"data.reader" is ${reader} of ${readers}: they are counted from 0`);
+  if (tokenizer.from !== undefined)
+    wrong(
+      ["tokenizer", "from"],
+      '"tokenizer.from" is given, but the corpus brings the tokenizer that its tokens were made with',
+    );
+  const pairs = stages.some((s) => s.kind === "sft" && !["auto", "dialogue", "continuation"].includes(s.pairs));
+  stages.forEach((stage, i) => {
+    if (stage.kind !== "pretrain" && !pairs)
+      wrong(
+        ["stages", i, stage.kind],
+        `"${stage.name}" needs pairs, and a corpus has no text to make them of: give sft a JSONL file as pairs, or leave ${stage.name} out`,
+      );
+  });
+  const vocabulary = corpusVocabulary(place);
+  if (vocabulary === undefined)
+    wrong(
+      ["data", "corpus"],
+      `"data.corpus" is ${show(named)}: there are no token shards in it; make them with howdah data build`,
+    );
+  else derived.push(`vocabulary ${vocabulary}`);
+  return { data: { ...data, corpus: place }, vocabulary: vocabulary ?? tokenizer.vocabulary };
+}
+
+/** As the index of a corpus's first shard says. */
+function corpusVocabulary(folder: string): number | undefined {
+  try {
+    const index = JSON.parse(readFileSync(join(folder, "shards", "shard-00000.json"), "utf8")) as {
+      vocabulary?: unknown;
+    };
+    return typeof index.vocabulary === "number" ? index.vocabulary : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 function resolveModel({ model, tokenizer }: RecipeInput, derived: string[], wrong: Wrong): ModelSizes {

@@ -14,7 +14,14 @@ export const recipeSchema = z.strictObject({
   seed: size(0).default(1).describe("of every random choice: the same seed gives the same run"),
   data: z
     .strictObject({
-      text: path("data/tinyshakespeare.txt").describe("a text or Markdown file, or a folder of them"),
+      text: path("data/tinyshakespeare.txt").optional().describe("a text or Markdown file, or a folder of them"),
+      corpus: path("data/web")
+        .optional()
+        .describe("instead of a text: a folder that howdah data build made, with its tokenizer and token shards"),
+      reader: size(0)
+        .optional()
+        .describe("which of several runs over one corpus this is, from 0; each sees other windows"),
+      readers: size().optional().describe("how many such runs there are"),
       holdout: fraction().default(0.1).describe("the part at the end that is never trained on"),
     })
     .describe("what to learn from"),

@@ -136,7 +136,7 @@ async function listen(
 /** Who speaks most in the text, for the chat page to offer. */
 async function speakersOf({ loaded }: OpenedJob): Promise<string[]> {
   const counts = new Map<string, number>();
-  for (const { text } of await readText(loaded.recipe.data.text))
+  for (const { text } of await readText(loaded.recipe.data.text ?? ""))
     for (const { speaker } of parsePlay(text)) counts.set(speaker, (counts.get(speaker) ?? 0) + 1);
   return [...counts]
     .filter(([, n]) => n >= 8)

@@ -151,6 +151,7 @@ class Build {
       keyOf(
         dedupKey,
         tokenizerKey,
+        "with the tokenizer's hash",
         recipe.mix,
         recipe.shards,
         recipe.seed,
@@ -502,6 +503,7 @@ class Build {
     rmSync(marker, { force: true });
     rmSync(folder, { recursive: true, force: true });
     mkdirSync(folder, { recursive: true });
+    const madeWith = sha256(readFileSync(join(recipe.out, "tokenizer", "tokenizer.json")));
     const places = recipe.sources.map((s) => locateDocuments(encoded, s.name));
     const train = places.map((p) => p.filter((d) => !d.holdout));
     const sizes = recipe.sources.map((s, i) => ({
@@ -537,6 +539,7 @@ class Build {
         source: recipe.name,
         ...(licences.length === 0 ? {} : { licence: licences.join("; ") }),
         sources: list,
+        tokenizer: madeWith,
       });
       return { path: join("shards", `${name}.bin`), tokens: index.tokens, documents: documents.length };
     };
