@@ -8,8 +8,10 @@
 
 namespace howdah {
 
+struct Slab;
+
 /**
- * A piece of tensor memory, 64-byte aligned (large ones on 2 MB, so that the kernel backs them by huge pages). The first touch of
+ * A piece of tensor memory, 64-byte aligned, on huge pages where it is large enough for that to matter. The first touch of
  * fresh pages is slower than any kernel that reads them, so freed blocks are kept by size class and handed out again.
  */
 struct Block {
@@ -18,6 +20,8 @@ struct Block {
   size_t bytes = 0;
   size_t capacity = 0;
   int size_class = 0;
+  /** Where the block was cut from, if it was. */
+  Slab* slab = nullptr;
   std::atomic<int64_t> references{1};
   /**
    * Why the contents are not to be used: the run that should have written them failed. Written and read on the executor thread only;

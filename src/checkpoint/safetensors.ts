@@ -16,11 +16,17 @@ export interface StoredTensor {
   readonly end: number;
 }
 
+/** Elements in row-major order, `to` not included. */
+export interface ElementRange {
+  readonly from: number;
+  readonly to: number;
+}
+
 /** Named tensors that are read one at a time. */
 export interface TensorSource {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** The elements, converted (see `decode`). @throws InputError if there is no such tensor */
-  read(name: string, dtype?: DType): Promise<HostArray>;
+  /** The elements, or a range of them, converted (see `decode`). @throws InputError if there is no such tensor */
+  read(name: string, dtype?: DType, range?: ElementRange): Promise<HostArray>;
   close(): Promise<void>;
 }
 
@@ -138,9 +144,13 @@ export class SafetensorsFile implements TensorSource {
     }
   }
 
-  async read(name: string, dtype?: DType): Promise<HostArray> {
+  async read(name: string, dtype?: DType, range?: ElementRange): Promise<HostArray> {
     const stored = find(this.tensors, name, this.path);
-    const bytes = await readBytes(this.#handle, this.path, stored.start, stored.end - stored.start);
+    const width = storedDTypes[stored.dtype];
+    const [start, end] = range
+      ? [stored.start + range.from * width, Math.min(stored.end, stored.start + range.to * width)]
+      : [stored.start, stored.end];
+    const bytes = await readBytes(this.#handle, this.path, start, end - start);
     return decode(bytes, stored.dtype, dtype ?? naturalDType(stored.dtype), `${this.path}: ${name}`);
   }
 

@@ -4,7 +4,7 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import type { DType, HostArray } from "../tensor/dtype.ts";
 import { InputError } from "../tensor/errors.ts";
-import { find, SafetensorsFile, type StoredTensor, type TensorSource } from "./safetensors.ts";
+import { type ElementRange, find, SafetensorsFile, type StoredTensor, type TensorSource } from "./safetensors.ts";
 
 const indexSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
 
@@ -27,9 +27,9 @@ class ShardedWeights implements TensorSource {
     );
   }
 
-  read(name: string, dtype?: DType): Promise<HostArray> {
+  read(name: string, dtype?: DType, range?: ElementRange): Promise<HostArray> {
     find(this.tensors, name, this.#path);
-    return this.#files.get(this.#where[name]!)!.read(name, dtype);
+    return this.#files.get(this.#where[name]!)!.read(name, dtype, range);
   }
 
   async close(): Promise<void> {

@@ -8,9 +8,9 @@ import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
 import { hubTokens, parseConfig, tokensFromHub, tokensToHub } from "./config.ts";
 import { configFromHub, configToHub, ignores, mappingOf, modelSkeleton } from "./families.ts";
-import { readMapped, writeMapped } from "./mapping.ts";
+import { findMapped, readMapped, writeMapped } from "./mapping.ts";
 import type { LanguageModel, ModelConfig } from "./model.ts";
-import { packModel, type WeightChoice } from "./packed.ts";
+import { readPacked, type WeightChoice } from "./packed.ts";
 
 async function readJson(path: string): Promise<unknown> {
   let text: string;
@@ -50,7 +50,7 @@ function renaming(source: TensorSource): (name: string) => string {
 
 /**
  * Loads a model from a Hugging Face folder: `config.json` with `model.safetensors`, whole or sharded, of GPT-2, Llama, Mistral or Qwen2.
- * Weights become f32, whatever they are stored as, or are packed for reading fast (`packModel`).
+ * Weights become f32, whatever they are stored as, or are packed while they are read, for reading fast (`packModel`).
  * @throws InputError naming each tensor that is missing, not expected, or of another shape
  */
 export async function loadModel(
@@ -60,12 +60,11 @@ export async function loadModel(
   const config = await loadConfig(folder);
   const source = await openWeights(folder);
   try {
-    const model = await readMapped(modelSkeleton(config), mappingOf(config), source, {
-      where: folder,
-      ignore: (name) => ignores(config, name),
-      rename: renaming(source),
-    });
-    return { model: weights === "f32" ? model : packModel(model, { format: weights }), config };
+    const like = modelSkeleton(config);
+    const options = { where: folder, ignore: (name: string) => ignores(config, name), rename: renaming(source) };
+    if (weights === "f32") return { model: await readMapped(like, mappingOf(config), source, options), config };
+    const found = findMapped(like, mappingOf(config), source, options);
+    return { model: await readPacked(like, found, { format: weights }), config };
   } finally {
     await source.close();
   }

@@ -5,7 +5,7 @@ import { fromHost } from "../tensor/ops/creation.ts";
 import { type Shape, sameShape, show, size } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { trace } from "../tensor/trace.ts";
-import { dispose, leaves, mapTree } from "../tensor/tree.ts";
+import { dispose, leaves, mapTree, tensors } from "../tensor/tree.ts";
 
 /** A Hugging Face tensor that is all, or a band of rows, of one of ours. */
 export interface Part {
@@ -81,15 +81,62 @@ export interface LoadOptions {
   readonly where: string;
 }
 
+/** One of our parameters that a checkpoint was found to hold. */
+export class MappedTensor {
+  readonly path: string;
+  readonly shape: Shape;
+  readonly #pieces: readonly Piece[];
+  readonly #transposed: boolean;
+  readonly #source: TensorSource;
+
+  constructor(path: string, shape: Shape, list: readonly Piece[], transposed: boolean, source: TensorSource) {
+    this.path = path;
+    this.shape = shape;
+    this.#pieces = list;
+    this.#transposed = transposed;
+    this.#source = source;
+  }
+
+  /** Rows (along the first axis) `from` to `to`, in f32. What is stored transposed is read whole for it. */
+  async rows(from: number, to: number): Promise<Float32Array> {
+    const perRow = size(this.shape.slice(1));
+    const [first, last] = [from * perRow, to * perRow];
+    const data = new Float32Array(last - first);
+    for (const piece of this.#pieces) {
+      const [begin, end] = [Math.max(first, piece.from), Math.min(last, piece.to)];
+      if (begin >= end) continue;
+      const range = { from: begin - piece.from, to: end - piece.from };
+      if (!this.#transposed) {
+        data.set((await this.#source.read(piece.name, "f32", range)) as Float32Array, begin - first);
+        continue;
+      }
+      const [rows = 1, columns = 1] = piece.shape;
+      const all = transposed((await this.#source.read(piece.name, "f32")) as Float32Array, rows, columns);
+      data.set(all.subarray(range.from, range.to), begin - first);
+    }
+    return data;
+  }
+
+  all(): Promise<Float32Array> {
+    return this.rows(0, this.shape[0] ?? 1);
+  }
+}
+
 /**
- * Fills `like` (a skeleton) with the tensors of a checkpoint, in f32.
- * @throws InputError that lists every missing, unexpected and misshapen tensor, before any is read
+ * Finds the parameters of `like` (a skeleton) in a checkpoint; nothing is read.
+ * @throws InputError that lists every missing, unexpected and misshapen tensor
  */
-export async function readMapped<T>(like: T, mapping: Mapping, source: TensorSource, options: LoadOptions): Promise<T> {
+export function findMapped(
+  like: unknown,
+  mapping: Mapping,
+  source: TensorSource,
+  options: LoadOptions,
+): Map<Tensor, MappedTensor> {
   const { where, ignore = () => false, rename = (name) => name } = options;
   const problems: string[] = [];
   const used = new Set<string>();
-  const plan = leaves(like).map(({ path, tensor }) => {
+  const found = new Map<Tensor, MappedTensor>();
+  for (const { path, tensor } of leaves(like)) {
     const mapped = entry(mapping, path);
     const list = pieces(path, tensor.shape, mapped).map((p) => ({ ...p, name: rename(p.name) }));
     for (const { name, shape } of list) {
@@ -99,8 +146,8 @@ export async function readMapped<T>(like: T, mapping: Mapping, source: TensorSou
       else if (!sameShape(stored.shape, shape))
         problems.push(`${name} is ${show(stored.shape)} in the file, but the config asks for ${show(shape)}`);
     }
-    return { path, shape: tensor.shape, mapped, list };
-  });
+    found.set(tensor, new MappedTensor(path, tensor.shape, list, mapped.transposed ?? false, source));
+  }
   for (const [name, stored] of source.tensors)
     if (!used.has(name) && !ignore(name)) problems.push(`${name} ${show(stored.shape)} is not expected`);
   if (problems.length) {
@@ -109,22 +156,28 @@ export async function readMapped<T>(like: T, mapping: Mapping, source: TensorSou
       `${where}: the weights do not fit the config:\n  ${problems.slice(0, 12).join("\n  ")}${more}\nThe config.json and the weights must be of the same model.`,
     );
   }
-  const loaded = new Map<string, Tensor>();
+  return found;
+}
+
+/**
+ * Fills `like` (a skeleton) with the tensors of a checkpoint, in f32.
+ * @throws InputError that lists every missing, unexpected and misshapen tensor, before any is read
+ */
+export async function readMapped<T>(like: T, mapping: Mapping, source: TensorSource, options: LoadOptions): Promise<T> {
+  const found = findMapped(like, mapping, source, options);
+  return fill(like, async (tensor) => fromHost("f32", tensor.shape, await found.get(tensor)!.all()));
+}
+
+/** The tree with each tensor as `load` gives it, one after the other. */
+export async function fill<T>(like: T, load: (tensor: Tensor) => Promise<Tensor>): Promise<T> {
+  const loaded = new Map<Tensor, Tensor>();
   try {
-    for (const { path, shape, mapped, list } of plan) {
-      const data = new Float32Array(size(shape));
-      for (const piece of list) {
-        const stored = (await source.read(piece.name, "f32")) as Float32Array;
-        const [rows = 1, columns = 1] = piece.shape;
-        data.set(mapped.transposed ? transposed(stored, rows, columns) : stored, piece.from);
-      }
-      loaded.set(path, fromHost("f32", shape, data));
-    }
+    for (const tensor of tensors(like)) if (!loaded.has(tensor)) loaded.set(tensor, await load(tensor));
   } catch (error) {
     dispose([...loaded.values()]);
     throw error;
   }
-  return mapTree(like, (_, path) => loaded.get(path));
+  return mapTree(like, (tensor) => loaded.get(tensor));
 }
 
 /**

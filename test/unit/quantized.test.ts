@@ -1,7 +1,11 @@
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { useBackend } from "../../src/engine/index.ts";
-import { languageModelLoss, packModel, readLlama2c } from "../../src/models/index.ts";
+import { gptConfig } from "../../src/models/gpt/config.ts";
+import { initModel, languageModelLoss, loadModel, packModel, readLlama2c, saveModel } from "../../src/models/index.ts";
+import { llamaConfig } from "../../src/models/llama/config.ts";
 import { grad } from "../../src/tensor/grad.ts";
 import { jit } from "../../src/tensor/jit.ts";
 import { linear } from "../../src/tensor/ops/dot.ts";
@@ -18,7 +22,7 @@ import {
 } from "../../src/tensor/ops/quantized.ts";
 import { normal, randomKey } from "../../src/tensor/ops/random.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
-import { dispose } from "../../src/tensor/tree.ts";
+import { dispose, leaves } from "../../src/tensor/tree.ts";
 import { Llama2cTokenizer } from "../../src/tokenizers/index.ts";
 import { backends } from "../helpers/backends.ts";
 import { checkLeaks } from "../helpers/leaks.ts";
@@ -189,5 +193,41 @@ describe("a trained model, stories260K", () => {
     expect(Math.abs(change.bf16!)).toBeLessThan(0.005);
     expect(Math.abs(change.int8!)).toBeLessThan(0.01);
     expect(change.int4!).toBeLessThan(0.06);
+  });
+});
+
+describe("a folder's weights packed while they are read", () => {
+  checkLeaks();
+  beforeAll(() => {
+    useBackend(backends.at(-1)!);
+  });
+
+  // Token tables of 576,000 elements go in several parts, whose last begins earlier; GPT-2's matrices are stored transposed, Llama's q, k and v apart.
+  const small = { vocabulary: 6001, context: 32, layers: 1, width: 96, heads: 3 };
+  test.each([
+    [
+      "llama",
+      llamaConfig.parse({ ...small, family: "llama", kvHeads: 1, headWidth: 32, mlpWidth: 200, tieEmbeddings: false }),
+    ],
+    ["gpt", gptConfig.parse({ ...small, family: "gpt", mlpWidth: 200 })],
+  ] as const)("%s: the same bits as packed afterwards", async (_family, config) => {
+    const folder = await mkdtemp(join(tmpdir(), "howdah-packed-"));
+    try {
+      const key = randomKey(3);
+      const fresh = initModel(config, key);
+      await saveModel(fresh, folder);
+      dispose([fresh, key]);
+      for (const format of weightFormats) {
+        const { model } = await loadModel(folder, { weights: format });
+        const after = packModel((await loadModel(folder)).model, { format });
+        const [got, want] = [leaves(model), leaves(after)];
+        expect(got.map(({ path }) => path)).toEqual(want.map(({ path }) => path));
+        for (const [i, { path, tensor: t }] of got.entries())
+          expect(await t.data(), `${format} ${path}`).toEqual(await want[i]!.tensor.data());
+        dispose([model, after]);
+      }
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
   });
 });

@@ -27,7 +27,8 @@ import { concatenate, expandDims, pad, reshape, sliceAxis, stack, transpose } fr
 export const weightFormats = ["bf16", "int8", "int4"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
 
-const PANEL = 16;
+/** Rows of a panel. */
+export const PANEL = 16;
 /** Inputs that share a scale: chosen by error (docs/log.md). For bf16, the unit that inputs are padded to. */
 const GROUP: Readonly<Record<WeightFormat, number>> = { bf16: 2, int8: 64, int4: 32 };
 /**
