@@ -1,10 +1,9 @@
-import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Checkpoints, readRun } from "../../src/runs/index.ts";
 import { buildCli, runCliProcess, startCli } from "../support/cli.ts";
+import { smallDisk } from "../support/small-disk.ts";
 import { smallPlay, tinyJob, tinyStages } from "../support/tiny-job.ts";
 
 const jobs: { remove(): void }[] = [];
@@ -148,25 +147,6 @@ describe("input that cannot be used", () => {
     expect(changed.stderr).toMatch(/another recipe.*width/);
   });
 });
-
-/** A small file system of its own in memory; undefined where that is not allowed. */
-function smallDisk(megabytes: number): { folder: string; remove(): void } | undefined {
-  if (process.platform !== "linux" || process.getuid?.() !== 0) return undefined;
-  const folder = mkdtempSync(join(tmpdir(), "howdah-disk-"));
-  mkdirSync(folder, { recursive: true });
-  const mounted = spawnSync("mount", ["-t", "tmpfs", "-o", `size=${megabytes}m`, "tmpfs", folder]).status === 0;
-  if (!mounted) {
-    rmSync(folder, { recursive: true });
-    return undefined;
-  }
-  return {
-    folder,
-    remove() {
-      spawnSync("umount", [folder]);
-      rmSync(folder, { recursive: true });
-    },
-  };
-}
 
 test("a full disk ends the run with its name, keeps what was saved, and the run goes on when there is room", async ({
   skip,

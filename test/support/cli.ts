@@ -29,11 +29,12 @@ export interface Running {
   kill(signal: NodeJS.Signals): void;
 }
 
-/** Starts `howdah` as a process of its own. */
-export function startCli(argv: readonly string[], env: Readonly<Record<string, string>> = {}): Running {
+/** Starts `howdah` as a process of its own; as another user where root says so. */
+export function startCli(argv: readonly string[], env: Readonly<Record<string, string>> = {}, uid?: number): Running {
   const child = spawn(process.execPath, [program, ...argv], {
     env: { ...process.env, ...env },
     stdio: ["ignore", "pipe", "pipe"],
+    ...(uid === undefined ? {} : { uid }),
   });
   const out = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const)
@@ -55,5 +56,8 @@ export function startCli(argv: readonly string[], env: Readonly<Record<string, s
   return { pid: child.pid!, ended, kill: (signal) => void child.kill(signal) };
 }
 
-export const runCliProcess = (argv: readonly string[], env?: Readonly<Record<string, string>>): Promise<Ended> =>
-  startCli(argv, env).ended;
+export const runCliProcess = (
+  argv: readonly string[],
+  env?: Readonly<Record<string, string>>,
+  uid?: number,
+): Promise<Ended> => startCli(argv, env, uid).ended;

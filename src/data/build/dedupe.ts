@@ -1,10 +1,11 @@
-import { closeSync, mkdirSync, openSync, renameSync, writeSync } from "node:fs";
-import { dirname } from "node:path";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
 import { PassageDuplicates } from "../dedup/exact.ts";
 import { KeyIndex } from "../dedup/key-index.ts";
 import { NearDuplicates, type NearReport } from "../dedup/near.ts";
 import { repeatedSubstrings } from "../dedup/suffix-array.ts";
 import { jsonLines, records } from "./lines.ts";
+import { PartFile } from "./part-file.ts";
 import type { DataRecipe } from "./recipe.ts";
 import { type KeptDocument, type UnitResult, unitFiles } from "./unit.ts";
 
@@ -134,23 +135,12 @@ export async function dedupe(
   const sources: Record<string, { documents: number; bytes: number }> = {};
   const files: { path: string; source: string; documents: number }[] = [];
   let stays = 0;
-  let current:
-    | { unit: number; file: number; part: string; path: string; documents: number; lines: string[]; size: number }
-    | undefined;
-  const flush = () => {
-    if (!current || current.lines.length === 0) return;
-    const bytes = Buffer.from(current.lines.join(""));
-    for (let at = 0; at < bytes.length; ) at += writeSync(current.file, bytes, at);
-    current.lines = [];
-    current.size = 0;
-  };
+  let current: { readonly unit: number; readonly file: PartFile; documents: number } | undefined;
   const close = () => {
     if (!current) return;
-    flush();
-    closeSync(current.file);
-    renameSync(current.part, current.path);
-    if (current.documents > 0)
-      files.push({ path: current.path, source: units[current.unit]!.source, documents: current.documents });
+    const { file, unit, documents } = current;
+    file.finish();
+    if (documents > 0) files.push({ path: file.path, source: units[unit]!.source, documents });
     current = undefined;
   };
   for (const { document, ordinal, unit } of walk()) {
@@ -158,10 +148,7 @@ export async function dedupe(
     if (dropIds.has(ordinal)) dropIds.set(ordinal, document.id);
     if (current?.unit !== unit) {
       close();
-      const path = `${out}/${String(unit).padStart(6, "0")}.jsonl`;
-      mkdirSync(dirname(path), { recursive: true });
-      const part = `${path}.part`;
-      current = { unit, file: openSync(part, "w"), part, path, documents: 0, lines: [], size: 0 };
+      current = { unit, file: new PartFile(join(out, `${String(unit).padStart(6, "0")}.jsonl`)), documents: 0 };
     }
     if (ordinal % 1024 === 0) {
       tick(ordinal);
@@ -181,12 +168,8 @@ export async function dedupe(
       passageCount += result.taken;
     }
     if (text.trim() === "") continue;
-    const kept = { ...document, text };
-    const line = `${JSON.stringify(kept)}\n`;
-    current.lines.push(line);
-    current.size += line.length;
+    current.file.write(`${JSON.stringify({ ...document, text })}\n`);
     current.documents++;
-    if (current.size > 2 ** 20) flush();
     const entry = sources[document.source] ?? { documents: 0, bytes: 0 };
     entry.documents++;
     entry.bytes += Buffer.byteLength(text);

@@ -1,38 +1,25 @@
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { requireSpace, writeFileAtomic } from "../../runs/atomic.ts";
 import { acquireLock } from "../../runs/lock.ts";
-import { HowdahError, InputError, StateError } from "../../tensor/errors.ts";
+import { HowdahError, InputError } from "../../tensor/errors.ts";
 import { loadTokenizer } from "../../tokenizers/load.ts";
-import { encodeMany } from "../../tokenizers/many.ts";
 import { trainByteLevel } from "../../tokenizers/train.ts";
 import type { Tokenizer } from "../../tokenizers/types.ts";
 import { QualityClassifier } from "../clean/quality.ts";
 import type { Problem } from "../document.ts";
-import { hashBits, uniform } from "../random.ts";
+import { uniform } from "../random.ts";
 import type { Input } from "../sources/files.ts";
 import { listInputs } from "../sources/read.ts";
 import { sha256 } from "../text.ts";
-import { readTokenIndex, type TokenIndex, writeTokens } from "../token-file.ts";
 import { type DedupeReport, dedupe } from "./dedupe.ts";
 import { sampleTexts } from "./filters.ts";
 import { jsonLines } from "./lines.ts";
-import { placeDocuments, planMixture, type SourceShare } from "./mix.ts";
 import { runUnits } from "./pool.ts";
 import { type DataRecipe, type DataSource, writeDataRecipe } from "./recipe.ts";
 import { type DataReport, makeReport, reportMarkdown } from "./report.ts";
+import { type Mixed, writeShards } from "./shards.ts";
+import { type EncodedFile, encodeFiles, idHash } from "./tokens.ts";
 import { type KeptDocument, makeLeakFinder, type UnitResult, type UnitTask, unitFiles } from "./unit.ts";
 
 /** Changed when a stage gives something else for the same input: what older versions made is then made again. */
@@ -144,10 +131,10 @@ class Build {
     const units = await this.#read(tasks, problems);
     const { deduped, dedupKey } = await this.#dedup(units);
     const { tokenizer, tokenizerKey } = await this.#tokenizer(deduped, dedupKey);
-    const lengths = await this.#tokens(deduped, tokenizer, keyOf(dedupKey, tokenizerKey));
+    const encoded = await this.#tokens(deduped, tokenizer, keyOf(dedupKey, tokenizerKey));
     const mixed = this.#shards(
       tokenizer,
-      lengths,
+      encoded,
       keyOf(
         dedupKey,
         tokenizerKey,
@@ -160,7 +147,7 @@ class Build {
     );
     this.#begin("report");
     const bytes = Object.values(deduped.sources).reduce((n, s) => n + s.bytes, 0);
-    const tokens = lengths.reduce((n, file) => n + file.lengths.reduce((a, b) => a + b, 0), 0);
+    const tokens = encoded.reduce((n, file) => n + file.lengths.reduce((a, b) => a + b, 0), 0);
     const report = makeReport({
       recipe,
       folder: join(this.work, "units"),
@@ -416,270 +403,49 @@ class Build {
     return { tokenizer, tokenizerKey };
   }
 
-  /** Encodes every file of documents; ids and lengths beside each other in the work folder. */
+  /** Ids and lengths of every file of documents, beside each other in the work folder. */
   async #tokens(deduped: DedupeReport, tokenizer: Tokenizer, key: string): Promise<EncodedFile[]> {
     this.#begin("tokens");
-    const folder = join(this.work, `tokens-${key}`);
-    mkdirSync(folder, { recursive: true });
+    const { seed, mix } = this.recipe;
     const total = Object.values(deduped.sources).reduce((n, s) => n + s.documents, 0);
-    let done = 0;
-    let bytes = 0;
-    let reused = true;
-    const out: EncodedFile[] = [];
-    for (const [i, { path, source, documents }] of deduped.files.entries()) {
-      const ids = join(folder, `${i}.ids`);
-      const marker = join(folder, `${i}.lengths`);
-      if (!existsSync(marker)) {
-        reused = false;
-        const part = `${ids}.part`;
-        const file = openSync(part, "w");
-        const lengths: number[] = [];
-        const holdout: number[] = [];
-        let batch: KeptDocument[] = [];
-        let size = 0;
-        const flush = async () => {
-          const encoded = await encodeMany(
-            tokenizer,
-            batch.map((d) => d.text),
-            { addSpecialTokens: false },
-          );
-          encoded.forEach((e, k) => {
-            const bos = tokenizer.bosId;
-            for (const p of bos === undefined ? [e] : [Uint32Array.of(bos), e]) {
-              const view = Buffer.from(p.buffer, p.byteOffset, p.byteLength);
-              for (let at = 0; at < view.length; ) at += writeSync(file, view, at);
-            }
-            lengths.push(e.length + (bos === undefined ? 0 : 1));
-            holdout.push(uniform(this.recipe.seed, 7, idHash(batch[k]!.id)) < this.recipe.mix.holdout ? 1 : 0);
-          });
-          done += batch.length;
-          batch = [];
-          size = 0;
-          this.options.signal?.throwIfAborted();
-          this.#tell(done, total, done, bytes);
-        };
-        for (const document of jsonLines<KeptDocument>(path)) {
-          batch.push(document);
-          size += document.text.length;
-          bytes += document.text.length;
-          if (size > 2 ** 23) await flush();
-        }
-        await flush();
-        closeSync(file);
-        renameSync(part, ids);
-        writeFileAtomic(
-          marker,
-          Buffer.concat([Buffer.from(Uint32Array.from(lengths).buffer), Buffer.from(Uint8Array.from(holdout))]),
-        );
-      } else done += documents;
-      const stored = readFileSync(marker);
-      const n = stored.length / 5;
-      out.push({
-        ids,
-        source,
-        lengths: new Uint32Array(stored.buffer.slice(stored.byteOffset, stored.byteOffset + 4 * n)),
-        holdout: new Uint8Array(stored.subarray(4 * n)),
-      });
-    }
+    const { files, reused } = await encodeFiles(deduped.files, tokenizer, {
+      folder: join(this.work, `tokens-${key}`),
+      seed,
+      holdout: mix.holdout,
+      tell: (documents, bytes) => this.#tell(documents, total, documents, bytes),
+      signal: this.options.signal,
+    });
     if (reused) this.reused.push("tokens");
     for (const name of readdirSync(this.work))
       if (name.startsWith("tokens-") && name !== `tokens-${key}`)
         rmSync(join(this.work, name), { recursive: true, force: true });
     this.#end("tokens");
-    return out;
+    return files;
   }
 
   #shards(tokenizer: Tokenizer, encoded: readonly EncodedFile[], key: string): Mixed {
     this.#begin("shards");
-    const { recipe } = this;
-    const folder = join(recipe.out, "shards");
     const marker = join(this.work, "shards.json");
-    const known = readDone<Mixed>(marker, key);
-    if (known?.shards.every((s) => existsSync(join(recipe.out, s.path)))) {
-      this.reused.push("shards");
-      this.#end("shards");
-      return known;
-    }
-    rmSync(marker, { force: true });
-    rmSync(folder, { recursive: true, force: true });
-    mkdirSync(folder, { recursive: true });
-    const madeWith = sha256(readFileSync(join(recipe.out, "tokenizer", "tokenizer.json")));
-    const places = recipe.sources.map((s) => locateDocuments(encoded, s.name));
-    const train = places.map((p) => p.filter((d) => !d.holdout));
-    const sizes = recipe.sources.map((s, i) => ({
-      name: s.name,
-      weight: s.weight,
-      epochs: s.epochs,
-      tokens: train[i]!.reduce((n, d) => n + d.length, 0),
-    }));
-    const shares = planMixture(sizes, recipe.mix);
-    const placed = placeDocuments(
-      train.map((t) => Uint32Array.from(t, (d) => d.length)),
-      shares,
-      recipe.seed,
-    );
-    const total = shares.reduce((n, s) => n + s.asked, 0);
-    const reader = new IdReader(encoded);
-    const realised = recipe.sources.map(() => 0);
-    const shards: { path: string; tokens: number; documents: number }[] = [];
-    const write = (
-      name: string,
-      documents: Int32Array[],
-      counts: ReadonlyMap<number, { documents: number; tokens: number }>,
-    ) => {
-      const path = join(folder, `${name}.bin`);
-      const list = [...counts]
-        .sort((a, b) => a[0] - b[0])
-        .map(([i, c]) => {
-          const { name: source, licence } = recipe.sources[i]!;
-          return { source, ...(licence === undefined ? {} : { licence }), ...c };
-        });
-      const licences = [...new Set(list.flatMap((s) => s.licence ?? []))];
-      const index: TokenIndex = writeTokens(path, documents, tokenizer.vocabularySize, {
-        source: recipe.name,
-        ...(licences.length === 0 ? {} : { licence: licences.join("; ") }),
-        sources: list,
-        tokenizer: madeWith,
+    let mixed = readDone<Mixed>(marker, key);
+    if (mixed?.shards.every((s) => existsSync(join(this.recipe.out, s.path)))) this.reused.push("shards");
+    else {
+      rmSync(marker, { force: true });
+      mixed = writeShards(this.recipe, encoded, {
+        vocabulary: tokenizer.vocabularySize,
+        tell: (tokens, total, documents) => this.#tell(tokens, total, documents, 0),
+        signal: this.options.signal,
       });
-      return { path: join("shards", `${name}.bin`), tokens: index.tokens, documents: documents.length };
-    };
-    let current: Int32Array[] = [];
-    let counts = new Map<number, { documents: number; tokens: number }>();
-    let size = 0;
-    let written = 0;
-    const flush = () => {
-      if (current.length === 0) return;
-      shards.push(write(`shard-${String(shards.length).padStart(5, "0")}`, current, counts));
-      current = [];
-      counts = new Map();
-      size = 0;
-    };
-    const note = (source: number, n: number) => {
-      const c = counts.get(source) ?? { documents: 0, tokens: 0 };
-      c.documents++;
-      c.tokens += n;
-      counts.set(source, c);
-    };
-    for (let k = 0; k < placed.source.length; k++) {
-      const s = placed.source[k]!;
-      const n = placed.tokens[k]!;
-      const { file, offset } = train[s]![placed.document[k]!]!;
-      if (size > 0 && size + n > recipe.shards.tokens) flush();
-      current.push(reader.read(file, offset, n));
-      note(s, n);
-      realised[s]! += n;
-      size += n;
-      written += n;
-      if (k % 1024 === 0) {
-        this.options.signal?.throwIfAborted();
-        this.#tell(written, total, k, 0);
-      }
+      writeDone(marker, key, mixed);
     }
-    flush();
-    const held = places.flatMap((p, s) => p.filter((d) => d.holdout).map((d) => ({ ...d, s })));
-    let holdout = { tokens: 0, documents: 0 };
-    if (held.length > 0) {
-      for (const d of held) note(d.s, d.length);
-      const { tokens, documents } = write(
-        "holdout-00000",
-        held.map((d) => reader.read(d.file, d.offset, d.length)),
-        counts,
-      );
-      holdout = { tokens, documents };
-    }
-    reader.close();
-    if (written !== total) throw new StateError(`shards: ${written} tokens were written of ${total}.`);
-    for (const s of shards) readTokenIndex(join(recipe.out, s.path));
-    const mixed: Mixed = { shares, realised, shards, holdout };
-    writeDone(marker, key, mixed);
     this.#end("shards");
     return mixed;
   }
 
-  /** Takes away what units of earlier recipes left; those of this one stay, so that nothing is read twice. */
+  /** Takes away what units of earlier recipes and killed jobs left; those of this one stay, so that nothing is read twice. */
   #clean(units: readonly UnitResult[]): void {
     const folder = join(this.work, "units");
     const keys = new Set(units.map((u) => u.key));
     for (const name of readdirSync(folder))
-      if (!keys.has(name.split(".")[0]!)) rmSync(join(folder, name), { force: true });
+      if (!keys.has(name.split(".")[0]!) || name.endsWith(".part")) rmSync(join(folder, name), { force: true });
   }
-}
-
-interface Mixed {
-  readonly shares: readonly SourceShare[];
-  readonly realised: readonly number[];
-  readonly shards: readonly { readonly path: string; readonly tokens: number; readonly documents: number }[];
-  readonly holdout: { readonly tokens: number; readonly documents: number };
-}
-
-interface EncodedFile {
-  readonly ids: string;
-  readonly source: string;
-  readonly lengths: Uint32Array;
-  /** 1 for documents that are kept back. */
-  readonly holdout: Uint8Array;
-}
-
-interface Place {
-  readonly file: number;
-  /** In ids. */
-  readonly offset: number;
-  readonly length: number;
-  readonly holdout: boolean;
-}
-
-function locateDocuments(files: readonly EncodedFile[], source: string): Place[] {
-  const out: Place[] = [];
-  files.forEach((f, file) => {
-    if (f.source !== source) return;
-    let offset = 0;
-    f.lengths.forEach((length, i) => {
-      if (length > 0) out.push({ file, offset, length, holdout: f.holdout[i] === 1 });
-      offset += length;
-    });
-  });
-  return out;
-}
-
-/** Ids from the encoded files, with a handful of them open. */
-class IdReader {
-  readonly #files: readonly EncodedFile[];
-  readonly #open = new Map<number, number>();
-
-  constructor(files: readonly EncodedFile[]) {
-    this.#files = files;
-  }
-  read(file: number, offset: number, count: number): Int32Array {
-    let handle = this.#open.get(file);
-    if (handle === undefined) {
-      if (this.#open.size >= 64) {
-        const [oldest, old] = this.#open.entries().next().value!;
-        closeSync(old);
-        this.#open.delete(oldest);
-      }
-      handle = openSync(this.#files[file]!.ids, "r");
-      this.#open.set(file, handle);
-    }
-    const out = new Int32Array(count);
-    const bytes = Buffer.from(out.buffer);
-    for (let at = 0; at < bytes.length; ) {
-      const n = readSync(handle, bytes, at, bytes.length - at, offset * 4 + at);
-      if (n === 0)
-        throw new StateError(
-          `${this.#files[file]!.ids}: the file is shorter than it was. Remove the work folder and run the job again.`,
-        );
-      at += n;
-    }
-    return out;
-  }
-  close(): void {
-    for (const handle of this.#open.values()) closeSync(handle);
-    this.#open.clear();
-  }
-}
-
-function idHash(id: string): number {
-  let h = 0;
-  for (let i = 0; i < id.length; i++) h = hashBits(h, id.charCodeAt(i));
-  return h;
 }

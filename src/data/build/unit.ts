@@ -1,6 +1,6 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { explainWrite, writeFileAtomic } from "../../runs/atomic.ts";
+import { writeFileAtomic } from "../../runs/atomic.ts";
 import { clean, type Filter, type Reason } from "../clean/filter.ts";
 import { guessLanguage, loadLanguages } from "../clean/language.ts";
 import { cutLeaks, LeakFinder } from "../dedup/decontaminate.ts";
@@ -13,6 +13,7 @@ import type { Input } from "../sources/files.ts";
 import { readDocuments, readInput } from "../sources/read.ts";
 import { makeFilters } from "./filters.ts";
 import { SHOWN } from "./lines.ts";
+import { PartFile } from "./part-file.ts";
 import type { DataRecipe, DataSource, FilterStep, NearStep } from "./recipe.ts";
 
 /** What is done with one input: everything that decides its result, and where that goes. */
@@ -72,56 +73,6 @@ export const unitFiles = (folder: string, key: string) => ({
   signatures: join(folder, `${key}.signatures`),
   result: join(folder, `${key}.json`),
 });
-
-/** A file that is written beside its name and gets it when it is whole. */
-class PartFile {
-  readonly path: string;
-  readonly #part: string;
-  readonly #file: number;
-  #buffer: Buffer[] = [];
-  #size = 0;
-  #open = true;
-
-  constructor(path: string) {
-    this.path = path;
-    this.#part = `${path}.${process.pid}.part`;
-    this.#file = openSync(this.#part, "w");
-  }
-  write(data: string | Uint8Array): void {
-    const bytes = typeof data === "string" ? Buffer.from(data) : Buffer.from(data);
-    this.#buffer.push(bytes);
-    this.#size += bytes.length;
-    if (this.#size > 2 ** 20) this.#flush();
-  }
-  #flush(): void {
-    const all = Buffer.concat(this.#buffer);
-    try {
-      for (let at = 0; at < all.length; ) at += writeSync(this.#file, all, at);
-    } catch (error) {
-      throw explainWrite(
-        error,
-        this.path,
-        "What was finished before is kept; make room and run the same command again.",
-      );
-    }
-    this.#buffer = [];
-    this.#size = 0;
-  }
-  finish(): void {
-    this.#flush();
-    fsyncSync(this.#file);
-    closeSync(this.#file);
-    this.#open = false;
-    renameSync(this.#part, this.path);
-  }
-  /** Takes it away, unless it was finished. */
-  [Symbol.dispose](): void {
-    if (!this.#open) return;
-    closeSync(this.#file);
-    this.#open = false;
-    rmSync(this.#part, { force: true });
-  }
-}
 
 /** What many units of a worker share, made once. */
 export class UnitWorker {
