@@ -9,6 +9,7 @@ import { gemm } from "./gemm.ts";
 import { gpt } from "./gpt.ts";
 import { lstm } from "./lstm.ts";
 import { neighbour } from "./neighbour.ts";
+import { perplexity } from "./perplexity.ts";
 import { profile } from "./profile.ts";
 import { resnet } from "./resnet.ts";
 import { serve } from "./serve.ts";
@@ -30,6 +31,7 @@ export const suites: readonly Command[] = [
   dedup,
   neighbour,
   eventloop,
+  perplexity,
   profile,
   compare,
 ];

@@ -17,7 +17,7 @@ import { gptWork } from "./gpt.ts";
 const options = z.object({
   works: contestShape.works,
   rounds: z.number().int().min(1).default(4).describe("turns of each way"),
-  seconds: z.number().positive().default(2).describe("length of a turn").meta({ value: "S" }),
+  seconds: z.number().positive().default(1.5).describe("length of a turn").meta({ value: "S" }),
   peer: z.boolean().default(false).describe("PyTorch beside us, eager, in training"),
 });
 
@@ -121,13 +121,16 @@ async function measure(
     const pace = new Map<Contender, number>();
     for (const side of [all, one]) {
       await side.prepare({ work: load.name, variant, parameters: load.parameters });
-      pace.set(side, (await side.run(3)).seconds.at(-1)!);
+      await side.run(1);
+      pace.set(side, (await side.run(1)).seconds[0]!);
     }
+    // One step of a slow work says as much as a hundred of a fast one, and takes the minutes of it.
+    const rounds = pace.get(all)! > o.seconds ? Math.min(o.rounds, o.count) : o.rounds;
     const turn = async (side: Contender, into: number[]) => {
-      const steps = Math.min(Math.max(Math.round(o.seconds / pace.get(side)!), 2), 400);
+      const steps = Math.min(Math.max(Math.round(o.seconds / pace.get(side)!), 1), 400);
       into.push(...(await side.run(steps)).seconds);
     };
-    for (let round = 0; round < o.rounds; round++) {
+    for (let round = 0; round < rounds; round++) {
       await turn(all, samples.undisturbed);
       await turn(one, samples.single);
       // On one core in one round and on another in the next: the caller's thread and a worker's may fare differently.

@@ -80,6 +80,7 @@ std::shared_ptr<Executable> Executable::compile(const Json& program, const std::
   };
 
   for (const int64_t id : input_ids) made->inputs_.push_back(types[at(id)]);
+  made->written_inputs_.resize(input_ids.size());
   for (size_t i = 0; i < output_ids.size(); ++i) {
     const size_t id = at(output_ids[i]);
     made->outputs_.push_back(types[id]);
@@ -120,7 +121,9 @@ std::shared_ptr<Executable> Executable::compile(const Json& program, const std::
       instruction.outputs.push_back(types[at(id)]);
       step.out_locations.push_back(locations[at(id)]);
       // Inputs may be written to: a donated one serves as storage once it has been read for the last time.
-      if (locations[at(id)].space == Location::Space::constant) instruction.wrong("it would write to a constant");
+      const Location to = locations[at(id)];
+      if (to.space == Location::Space::constant) instruction.wrong("it would write to a constant");
+      if (to.space == Location::Space::input) made->written_inputs_[size_t(to.index)] = true;
     }
     if (encoded.has("programs"))
       for (const Json& body : encoded.at("programs").array()) step.programs.push_back(compile(body, constants, bf16_matmul));

@@ -27,6 +27,8 @@ class Executable {
   const std::vector<TensorType>& outputs() const { return outputs_; }
   /** `[output, input]` pairs that share a buffer. */
   const std::vector<std::pair<int64_t, int64_t>>& aliases() const { return aliases_; }
+  /** Whether an instruction writes to the buffer of that input. */
+  bool writes_input(size_t index) const { return written_inputs_[index]; }
 
   void run(void* const* inputs, void* const* outputs, std::byte* stack);
 
@@ -64,6 +66,7 @@ class Executable {
   std::vector<BlockRef> constants_;
   std::vector<TensorType> inputs_, outputs_;
   std::vector<std::pair<int64_t, int64_t>> aliases_;
+  std::vector<bool> written_inputs_;
   int64_t workspace_offset_ = 0, stack_bytes_ = 0;
   bool profiling_ = false;
   std::vector<Event> events_;

@@ -6,10 +6,13 @@
 namespace howdah {
 namespace {
 
-/** Carried values of a loop: two buffers each that take turns, or the output's own buffer where the body updates in place. */
+/**
+ * Carried values of a loop: two buffers each that take turns, or the output's own buffer where the body updates in place. What the body may write
+ * over is the loop's own from the start, so initial values stay what they are for whoever else reads them.
+ */
 struct Carries {
   std::vector<int64_t> bytes;
-  std::vector<bool> in_place;
+  std::vector<bool> in_place, written;
   std::vector<int64_t> offsets[2];
 
   Carries(Instruction& instruction, const Executable& body, size_t count) {
@@ -18,6 +21,7 @@ struct Carries {
       bool shared = false;
       for (const auto& [output, input] : body.aliases()) shared |= output == int64_t(i) && input == int64_t(i);
       in_place.push_back(shared);
+      written.push_back(body.writes_input(i));
       for (auto& turn : offsets) turn.push_back(shared ? 0 : instruction.reserve(bytes.back()));
     }
   }
@@ -26,14 +30,15 @@ struct Carries {
     return in_place[i] ? call.out[i] : static_cast<void*>(call.workspace + offsets[turn][i]);
   }
 
-  /** Fills `current` with the initial values: read where they are, unless the body will write over them. */
+  /** Fills `current` with the initial values: read where they are, unless the body will write over them. The first turn is 0. */
   void start(const Call& call, const std::vector<size_t>& sources, std::vector<void*>& current) const {
     current.resize(bytes.size());
     for (size_t i = 0; i < bytes.size(); ++i) {
       current[i] = call.in[sources[i]];
-      if (!in_place[i]) continue;
-      if (call.out[i] != current[i]) std::memcpy(call.out[i], current[i], size_t(bytes[i]));
-      current[i] = call.out[i];
+      if (!in_place[i] && !written[i]) continue;
+      void* own = buffer(call, i, 1);
+      if (own != current[i]) std::memcpy(own, current[i], size_t(bytes[i]));
+      current[i] = own;
     }
   }
 

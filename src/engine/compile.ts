@@ -55,6 +55,6 @@ export function lower(graph: Graph, backend: Capabilities, options: LowerOptions
     donated: options.donated ?? graph.inputs.map(() => false),
     matmul: options.matmul,
     fills: (options.optimize ?? true) && backend.supports("constant", {}, []),
-    body: (inner) => lower(inner, backend, { ...options, donated: inner.inputs.map(() => false) }),
+    body: (inner, donated) => lower(inner, backend, { ...options, donated }),
   });
 }

@@ -1,1 +1,2 @@
+export { perplexity, type TextLoss, textLoss } from "./perplexity.ts";
 export { distinct, type Rate, repetition, wilson, winRate } from "./text.ts";

@@ -262,6 +262,10 @@ export class Decoder {
     if (tokens === undefined || count === 0)
       throw new StateError(`generate: a step of ${count} tokens; it must be 1 to ${this.sizes.at(-1)}.`);
     const rows = this.#rowsFor(tokens, wantedCount);
+    if (wantedCount > rows)
+      throw new StateError(
+        `generate: logits after ${wantedCount} tokens of a step are wanted; a decoder of ${this.slots} slots with ${this.ahead} tokens ahead gives at most ${rows}.`,
+      );
     const ids = new Int32Array(tokens);
     const positions = new Int32Array(tokens).fill(-1);
     const slots = new Int32Array(tokens);

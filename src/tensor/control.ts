@@ -33,6 +33,7 @@ function sameAvals(what: string, before: readonly Aval[], after: readonly Aval[]
  */
 export const scanOp: Op = defineOp({
   name: "scan",
+  inPlace: (_inputs, attributes) => Array.from({ length: attributes.carries as number }, (_, i) => [i, i] as const),
   infer(inputs, attributes, [body]) {
     const [length, carries] = [attributes.length as number, attributes.carries as number];
     return [
@@ -202,6 +203,7 @@ export function scan<C, X, Y>(
 /** StableHLO's while: inputs are the carries; bodies are the condition (a bool scalar) and the step. Not differentiable. */
 export const whileOp: Op = defineOp({
   name: "while",
+  inPlace: (inputs) => Array.from({ length: inputs }, (_, i) => [i, i] as const),
   infer: (inputs) => inputs.map(aval),
   // Goes on until no element wants to; those that are done keep their values.
   batch(inputs, batched, attributes, n, [test, step]) {

@@ -58,7 +58,7 @@ export interface OpDefinition {
   /** `[output, input]` pairs whose storage a backend may share when the input is not needed afterwards. */
   readonly inPlace?:
     | readonly (readonly [output: number, input: number])[]
-    | ((inputs: number) => readonly (readonly [output: number, input: number])[]);
+    | ((inputs: number, attributes: Attributes) => readonly (readonly [output: number, input: number])[]);
   /** Floating-point operations of one call. */
   flops?(inputs: readonly Aval[], outputs: readonly Aval[], attributes: Attributes): number;
   readonly cases?: readonly OpCase[];

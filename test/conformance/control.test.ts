@@ -154,6 +154,37 @@ describe.each(runtimes)("loops on %s", (_name, runtime) => {
     expect([a!.values, b!.values]).toEqual([[8], [13]]);
   });
 
+  test.each([1, 2, 5])("loops write over nothing but their own carries (%i steps)", async (length) => {
+    const rows = random("rows", [length, 4]);
+    const start = random("start", [4]);
+    // The initial carry is also captured by the body, carried a second time, and read after the loop.
+    const f = once((c, x) => {
+      const [[h, swapped]] = scan(
+        ([a, b]: readonly [Tensor, Tensor], row: Tensor) =>
+          [[b.mul(row).sub(c!), a.add(row).mul(2).tanh()] as const, []] as const,
+        [c!, c!] as const,
+        x!,
+      );
+      const [i, w] = whileLoop(
+        ([n]: readonly [Tensor, Tensor]) => n.less(length),
+        ([n, v]: readonly [Tensor, Tensor]) => [n.add(1), v.mul(2).add(c!)] as const,
+        [scalar(0), c!] as const,
+      );
+      return [h, swapped, i, w, c!.add(0), x!.mul(1)];
+    });
+    const g = once((c, x) => {
+      let [a, b, w] = [c!, c!, c!];
+      for (let t = 0; t < length; t++) {
+        const row = x!.slice(0, t, t + 1).squeeze(0);
+        [a, b] = [b.mul(row).sub(c!), a.add(row).mul(2).tanh()];
+        w = w.mul(2).add(c!);
+      }
+      return [a, b, scalar(length), w, c!.add(0), x!.mul(1)];
+    });
+    const [got, want] = [await evaluate(runtime, [start, rows], f), await evaluate(reference, [start, rows], g)];
+    expect(difference(got, want, 1e-6)).toBeUndefined();
+  });
+
   test("while runs as long as the condition holds, with captured tensors on both sides", async () => {
     const f = once((x, limit, step) => [
       whileLoop(

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { loadNativeBackend, lower, type Program, ReferenceBackend, useBackend } from "../../src/engine/index.ts";
 import type { RuntimeOptions } from "../../src/engine/runtime.ts";
 import { type GPT, gptConfig, initGPT } from "../../src/models/index.ts";
+import { scan } from "../../src/tensor/control.ts";
 import { valueAndGrad } from "../../src/tensor/grad.ts";
 import { jit, traceCall } from "../../src/tensor/jit.ts";
 import { linearCrossEntropy } from "../../src/tensor/ops/nn.ts";
@@ -202,4 +203,21 @@ describe("the plan of a training step", () => {
     const [grad] = grads;
     expect(p.values[grad!.outputs[0]!]!.storage).toEqual(p.values[grad!.inputs[2]!]!.storage);
   });
+});
+
+test("what a loop carries is updated where it lies", () => {
+  useBackend(new ReferenceBackend());
+  const rows = tensor(new Float32Array(12), { shape: [3, 4] });
+  const start = tensor(new Float32Array(4));
+  const { graph } = traceCall(
+    (c: Tensor, x: Tensor) => {
+      const body = (h: Tensor, row: Tensor) => [h.add(row), row.sum()] as const;
+      return scan(body, c, x);
+    },
+    [start, rows],
+  );
+  const program = lower(graph, new ReferenceBackend(), { matmul: "f32" });
+  const loop = program.instructions.find((i) => i.op === "scan")!;
+  expect(loop.programs![0]!.aliases).toEqual([[0, 0]]);
+  dispose([start, rows]);
 });

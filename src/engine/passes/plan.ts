@@ -12,8 +12,8 @@ export interface PlanOptions {
   readonly matmul: "f32" | "bf16";
   /** Whether the backend has an instruction that writes one repeated number. */
   readonly fills: boolean;
-  /** Compiles the body of a loop. */
-  readonly body: (graph: Graph) => Program;
+  /** Compiles the body of a loop. @param donated one per input */
+  readonly body: (graph: Graph, donated: readonly boolean[]) => Program;
 }
 
 /** What a value's bytes are: several values share them when one is a view or an in-place result of the other. */
@@ -62,7 +62,8 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   });
 
   nodes.forEach((node, at) => {
-    const pairs = typeof node.op.inPlace === "function" ? node.op.inPlace(node.inputs.length) : (node.op.inPlace ?? []);
+    const { inPlace = [] } = node.op;
+    const pairs = typeof inPlace === "function" ? inPlace(node.inputs.length, node.attributes) : inPlace;
     const taken = new Set<Block>();
     node.outputs.forEach((v, k) => {
       const last = lastUse.get(v) ?? at;
@@ -145,7 +146,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     inputs: n.inputs.map(id),
     outputs: n.outputs.map(id),
     attributes: n.attributes,
-    ...(n.bodies.length ? { programs: n.bodies.map(options.body) } : {}),
+    ...(n.bodies.length ? { programs: n.bodies.map((body, k) => options.body(body, mayConsume(n, k))) } : {}),
     ...(n.scope ? { scope: n.scope } : {}),
   }));
   const outputs = graph.outputs.map((v, index) => {
@@ -171,6 +172,15 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     peak: { ...peak, holders },
     matmul: options.matmul,
   };
+}
+
+/** Which inputs the k-th body of a loop may write over: the carried values, which the loop keeps in memory of its own. */
+function mayConsume(loop: Node, k: number): boolean[] {
+  const { inputs } = loop.bodies[k]!;
+  // The condition of a while only looks.
+  if (loop.op.name === "while") return inputs.map(() => k === 1);
+  if (loop.op.name === "scan") return inputs.map((_, i) => i < (loop.attributes.carries as number));
+  return inputs.map(() => false);
 }
 
 function viewRoot(v: Value): Value {

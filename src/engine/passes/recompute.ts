@@ -174,8 +174,8 @@ function isCheap(node: Node): boolean {
 
 /** The operand whose memory this value may take over. */
 function takesPlaceOf(v: Value): Value | undefined {
-  const { op, inputs } = v.node!;
-  const pairs = typeof op.inPlace === "function" ? op.inPlace(inputs.length) : (op.inPlace ?? []);
+  const { op, inputs, attributes } = v.node!;
+  const pairs = typeof op.inPlace === "function" ? op.inPlace(inputs.length, attributes) : (op.inPlace ?? []);
   const pair = pairs.find(([o, i]) => o === v.index && inputs[i] && bytesOf(inputs[i]) === bytesOf(v));
   return pair && viewed(inputs[pair[1]]!);
 }
