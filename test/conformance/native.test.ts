@@ -7,6 +7,7 @@ import { DTypeError, HowdahError } from "../../src/tensor/errors.ts";
 import { grad } from "../../src/tensor/grad.ts";
 import type { Attributes } from "../../src/tensor/graph.ts";
 import { jit } from "../../src/tensor/jit.ts";
+import { batchNorm } from "../../src/tensor/ops/batch-norm.ts";
 import { conv1d, conv2d, convTranspose2d } from "../../src/tensor/ops/convolution.ts";
 import { cumprod, cumsum } from "../../src/tensor/ops/cumulative.ts";
 import { dotGeneral } from "../../src/tensor/ops/dot.ts";
@@ -159,6 +160,18 @@ const large: [name: string, inputs: Plain[], variables: number, f: Results, tole
     2,
     (x, w) => [conv2d(x!, w!, { stride: 2, padding: 1, channels: "last" })],
   ],
+  [
+    "conv2d, 1 x 1, stride 3 and 2, channels last",
+    [floats("x", 2, 13, 12, 20), floats("w", 40, 20, 1, 1)],
+    2,
+    (x, w) => [conv2d(x!, w!, { stride: [3, 2], channels: "last" })],
+  ],
+  [
+    "conv2d, stride 3 beyond its window, channels last",
+    [floats("x", 2, 17, 19, 9), floats("w", 16, 9, 2, 4)],
+    2,
+    (x, w) => [conv2d(x!, w!, { stride: 3, padding: [0, 2], channels: "last" })],
+  ],
   ["conv2d, 1 x 1", [floats("x", 2, 33, 14, 14), floats("w", 40, 33, 1, 1)], 2, (x, w) => [conv2d(x!, w!)]],
   [
     "conv2d, depthwise",
@@ -177,6 +190,12 @@ const large: [name: string, inputs: Plain[], variables: number, f: Results, tole
     [floats("x", 2, 12, 11, 13), floats("w", 12, 9, 4, 4)],
     2,
     (x, w) => [convTranspose2d(x!, w!, { stride: 2, padding: 1 })],
+  ],
+  [
+    "batch norm of 116 channels with a residual",
+    [floats("x", 3, 7, 9, 116), floats("s", 116), floats("b", 116), floats("r", 3, 7, 9, 116)],
+    4,
+    (x, s, b, residual) => [batchNorm(x!, s!, b!, { residual: residual!, relu: true }).y],
   ],
   ["pooling", [floats("x", 2, 8, 33, 34)], 1, (x) => [maxPool(x!, 3, { stride: 2, padding: 1 }), avgPool(x!, 2)]],
   [

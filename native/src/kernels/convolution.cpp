@@ -32,6 +32,8 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /** Which input position a padded position is, or -1. */
 int64_t source_of(const WindowAxis& axis, int64_t padded) {
   const int64_t position = padded - axis.low;
+  // The usual case without a division, which would cost as much as multiplying with the values found there.
+  if (axis.dilation == 1) return position >= 0 && position < axis.input ? position : -1;
   if (position < 0 || position % axis.dilation != 0) return -1;
   return position / axis.dilation < axis.input ? position / axis.dilation : -1;
 }
@@ -163,12 +165,57 @@ void convolve(const DirectConvolutionArgs& a) {
   });
 }
 
+/** The taps that meet input at places phase, phase + d, ... of an axis whose input has d - 1 zeros between neighbours. */
+struct Phase {
+  WindowAxis axis;   // of the input without the zeros
+  int64_t tap = 0;   // the first of every d-th tap
+};
+Phase phase_of(const WindowAxis& whole, int64_t phase) {
+  const int64_t d = whole.dilation, tap = ((whole.low - phase) % d + d) % d;
+  WindowAxis axis = whole;
+  axis.dilation = 1;
+  axis.output = whole.output > phase ? ceil_div(whole.output - phase, d) : 0;
+  axis.window = whole.window > tap ? ceil_div(whole.window - tap, d) : 0;
+  axis.low = (whole.low - phase - tap) / d;
+  return {axis, tap};
+}
+
+/** With zeros between the places of the input (the gradient of a strided convolution), a convolution for each phase, none of which sees the zeros. */
+template <bool BF, int V>
+void convolve_phases(const DirectConvolutionArgs& a) {
+  const int64_t dh = a.height.dilation, dw = a.width.dilation;
+  for (int64_t i = 0; i < dh; i++)
+    for (int64_t j = 0; j < dw; j++) {
+      const Phase height = phase_of(a.height, i), width = phase_of(a.width, j);
+      if (height.axis.output == 0 || width.axis.output == 0) continue;
+      DirectConvolutionArgs part = a;
+      part.height = height.axis, part.width = width.axis;
+      part.w += height.tap * a.w_row + width.tap * a.w_column;
+      part.w_row *= dh, part.w_column *= dw;
+      part.y += i * a.y_row + j * a.y_column;
+      part.y_row *= dh, part.y_column *= dw;
+      if (height.axis.window > 0 && width.axis.window > 0) {
+        convolve<BF, V>(part);
+        continue;
+      }
+      parallel_for(a.batch, [&](int64_t image, int) {
+        for (int64_t row = 0; row < height.axis.output; row++)
+          for (int64_t column = 0; column < width.axis.output; column++)
+            std::fill_n(part.y + image * part.y_batch + row * part.y_row + column * part.y_column, a.features, 0.0f);
+      });
+    }
+}
+
 // ---- The kernel's gradient ----
 
-/** C channels by V vectors of features of one tap, added to `sum` [channel][feature]: over `rows` rows of `run` words of places. */
-template <bool BF, int C, int V>
-static __attribute__((noinline)) void channels_tile(int64_t rows, int64_t run, const float* x, int64_t x_step, int64_t x_row, const float* g,
+/**
+ * C channels by V vectors of features of one tap, added to `sum` [channel][feature]: over `rows` rows of `run` words of places. RUN is `run` where the
+ * compiler knows it: the end of a short loop of unknown length is mispredicted for every row.
+ */
+template <bool BF, int C, int V, int RUN = 0>
+static __attribute__((noinline)) void channels_tile(int64_t rows, [[maybe_unused]] int64_t any_run, const float* x, int64_t x_step, int64_t x_row, const float* g,
                                                     int64_t g_step, int64_t g_row, float* to, int64_t ld) {
+  const int64_t run = RUN ? RUN : any_run;
   vf sum[C][V];
   HOWDAH_UNROLL for (int i = 0; i < C; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = load(to + i * ld + j * W);
   for (int64_t r = 0; r < rows; r++, x += x_row, g += g_row) {
@@ -190,6 +237,15 @@ template <bool BF, int V>
 constexpr auto channels_tiles = []<size_t... I>(std::index_sequence<I...>) {
   return std::array<ChannelsTile, sizeof...(I)>{channels_tile<BF, (int)I + 1, V>...};
 }(std::make_index_sequence<V == 1 ? kChannels1 : kChannels2>{});
+
+template <bool BF, int V>
+ChannelsTile channels_tile_of(int64_t channels, int64_t run) {
+  constexpr int most = V == 1 ? kChannels1 : kChannels2;
+  if (channels == most && run == 4) return channels_tile<BF, most, V, 4>;
+  if (channels == most && run == 8) return channels_tile<BF, most, V, 8>;
+  if (channels == most && run == 16) return channels_tile<BF, most, V, 16>;
+  return channels_tiles<BF, V>[size_t(channels - 1)];
+}
 
 /** n words from two rows of values: the first in the low halves when BF, else the first alone. `from` and `next` may be null: zeros. */
 template <bool BF>
@@ -260,9 +316,9 @@ void sum_kernel(const KernelGradientArgs& a) {
             for (int64_t c = 0; c < a.channels; c += tile) {
               const int64_t channels = std::min(tile, a.channels - c);
               const float* from = x + (tap / a.width.window * columns + tap % a.width.window) * a.channels + c;
-              channels_tiles<BF, V>[size_t(channels - 1)](count, run, from, per_word * a.width.stride * a.channels,
-                                                          a.height.stride * columns * a.channels, g + f * group, padded, run * padded,
-                                                          sum + (tap * a.channels + c) * padded + f * group, padded);
+              channels_tile_of<BF, V>(channels, run)(count, run, from, per_word * a.width.stride * a.channels,
+                                                     a.height.stride * columns * a.channels, g + f * group, padded, run * padded,
+                                                     sum + (tap * a.channels + c) * padded + f * group, padded);
             }
       }
   });
@@ -293,7 +349,11 @@ void choose(bool bf16, int64_t features, F&& body) {
 }
 
 void direct_convolution(const DirectConvolutionArgs& a) {
-  choose(a.bf16_compute, a.features, [&](auto bf, auto vectors) { convolve<bf, vectors>(a); });
+  const bool phases = (a.height.dilation > 1 || a.width.dilation > 1) && a.height.stride == 1 && a.width.stride == 1;
+  choose(a.bf16_compute, a.features, [&](auto bf, auto vectors) {
+    if (phases) convolve_phases<bf, vectors>(a);
+    else convolve<bf, vectors>(a);
+  });
 }
 
 void kernel_gradient(const KernelGradientArgs& a) {

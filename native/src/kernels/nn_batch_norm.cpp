@@ -19,6 +19,19 @@ HOWDAH_INLINE void for_columns(int64_t n, F&& body) {
   if (c < n) body(c, static_cast<int>(n - c));
 }
 
+/** body(first column, lanes in use, vectors side by side): several where there are, so that long runs of a row are read at a time. */
+template <class F>
+HOWDAH_INLINE void for_wide_columns(int64_t n, F&& body) {
+  constexpr int most = W == 16 ? 4 : 2;
+  int64_t c = 0;
+  for (; c + most * W <= n; c += most * W) body(c, Full{}, std::integral_constant<int, most>{});
+  if constexpr (most == 4)
+    for (; c + 2 * W <= n; c += 2 * W) body(c, Full{}, std::integral_constant<int, 2>{});
+  for (; c + W <= n; c += W) body(c, Full{}, std::integral_constant<int, 1>{});
+  if (c < n) body(c, static_cast<int>(n - c), std::integral_constant<int, 1>{});
+}
+#define HOWDAH_EACH_VECTOR HOWDAH_UNROLL for (int v = 0; v < V; v++)
+
 } // namespace
 
 void batch_norm(const BatchNormArgs& a) {
@@ -28,25 +41,27 @@ void batch_norm(const BatchNormArgs& a) {
   parallel_for(blocks, [&](int64_t b, int) {
     const int64_t first = b * block, last = std::min(a.rows, first + block);
     const vf share = splat(1.0f / static_cast<float>(last - first));
-    for_columns(n, [&](int64_t c, auto lanes) {
-      vf sum[4] = {zero(), zero(), zero(), zero()};
-      int64_t r = first;
-      for (; r + 4 <= last; r += 4)
-        HOWDAH_UNROLL for (int j = 0; j < 4; j++) sum[j] = sum[j] + load_lanes(a.x + (r + j) * n + c, lanes);
-      for (; r < last; r++) sum[0] = sum[0] + load_lanes(a.x + r * n + c, lanes);
-      const vf mean = ((sum[0] + sum[1]) + (sum[2] + sum[3])) * share;
-      vf square[4] = {zero(), zero(), zero(), zero()};
-      for (r = first; r + 4 <= last; r += 4)
-        HOWDAH_UNROLL for (int j = 0; j < 4; j++) {
-          const vf d = load_lanes(a.x + (r + j) * n + c, lanes) - mean;
-          square[j] = fma(d, d, square[j]);
+    for_wide_columns(n, [&](int64_t c, auto lanes, auto vectors) {
+      constexpr int V = vectors;
+      vf sum[4][V], mean[V], square[4][V];
+      const auto add = [&](int64_t r, int j) {
+        HOWDAH_EACH_VECTOR sum[j][v] = sum[j][v] + load_lanes(a.x + r * n + c + v * W, lanes);
+      };
+      const auto add_square = [&](int64_t r, int j) {
+        HOWDAH_EACH_VECTOR {
+          const vf d = load_lanes(a.x + r * n + c + v * W, lanes) - mean[v];
+          square[j][v] = fma(d, d, square[j][v]);
         }
-      for (; r < last; r++) {
-        const vf d = load_lanes(a.x + r * n + c, lanes) - mean;
-        square[0] = fma(d, d, square[0]);
-      }
-      store_lanes(partial + 2 * b * n + c, mean, lanes);
-      store_lanes(partial + (2 * b + 1) * n + c, (square[0] + square[1]) + (square[2] + square[3]), lanes);
+      };
+      HOWDAH_UNROLL for (int j = 0; j < 4; j++) HOWDAH_EACH_VECTOR sum[j][v] = square[j][v] = zero();
+      int64_t r = first;
+      for (; r + 4 <= last; r += 4) HOWDAH_UNROLL for (int j = 0; j < 4; j++) add(r + j, j);
+      for (; r < last; r++) add(r, 0);
+      HOWDAH_EACH_VECTOR mean[v] = ((sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v])) * share;
+      for (r = first; r + 4 <= last; r += 4) HOWDAH_UNROLL for (int j = 0; j < 4; j++) add_square(r + j, j);
+      for (; r < last; r++) add_square(r, 0);
+      HOWDAH_EACH_VECTOR store_lanes(partial + 2 * b * n + c + v * W, mean[v], lanes);
+      HOWDAH_EACH_VECTOR store_lanes(partial + (2 * b + 1) * n + c + v * W, (square[0][v] + square[1][v]) + (square[2][v] + square[3][v]), lanes);
     });
   });
   // Joined in order (Chan, Golub and LeVeque 1979).
@@ -69,15 +84,19 @@ void batch_norm(const BatchNormArgs& a) {
     store_lanes(factors + n + c, load_lanes(a.bias + c, lanes) - mean * factor, lanes);
   });
   parallel_rows(a.rows, n, [&](int64_t first, int64_t last) {
-    for_columns(n, [&](int64_t c, auto lanes) {
-      const vf factor = load_lanes(factors + c, lanes), shift = load_lanes(factors + n + c, lanes);
-      for (int64_t r = first; r < last; r++) {
-        const int64_t at = r * n + c;
-        vf y = fma(load_lanes(a.x + at, lanes), factor, shift);
-        if (a.residual) y = y + load_lanes(a.residual + at, lanes);
-        if (a.relu) y = max(y, zero());
-        store_lanes(a.y + at, y, lanes);
-      }
+    for_wide_columns(n, [&](int64_t c, auto lanes, auto vectors) {
+      constexpr int V = vectors;
+      vf factor[V], shift[V];
+      HOWDAH_EACH_VECTOR factor[v] = load_lanes(factors + c + v * W, lanes);
+      HOWDAH_EACH_VECTOR shift[v] = load_lanes(factors + n + c + v * W, lanes);
+      for (int64_t r = first; r < last; r++)
+        HOWDAH_EACH_VECTOR {
+          const int64_t at = r * n + c + v * W;
+          vf y = fma(load_lanes(a.x + at, lanes), factor[v], shift[v]);
+          if (a.residual) y = y + load_lanes(a.residual + at, lanes);
+          if (a.relu) y = max(y, zero());
+          store_lanes(a.y + at, y, lanes);
+        }
     });
   });
 }
@@ -96,15 +115,19 @@ void batch_norm_grad(const BatchNormGradArgs& a) {
   };
   parallel_for(blocks, [&](int64_t b, int) {
     const int64_t first = b * block, last = std::min(a.rows, first + block);
-    for_columns(n, [&](int64_t c, auto lanes) {
-      const vf center = load_lanes(a.mean + c, lanes);
-      vf sum[2] = {zero(), zero()}, product[2] = {zero(), zero()};
+    for_wide_columns(n, [&](int64_t c, auto lanes, auto vectors) {
+      constexpr int V = vectors;
+      vf center[V], sum[2][V], product[2][V];
+      HOWDAH_EACH_VECTOR center[v] = load_lanes(a.mean + c + v * W, lanes);
+      HOWDAH_UNROLL for (int j = 0; j < 2; j++) HOWDAH_EACH_VECTOR sum[j][v] = product[j][v] = zero();
       const auto row = [&](int64_t r, int j) {
-        const int64_t at = r * n + c;
-        const vf g = gradient(at, lanes);
-        if (a.dresidual) store_lanes(a.dresidual + at, g, lanes);
-        sum[j] = sum[j] + g;
-        product[j] = fma(g, load_lanes(a.x + at, lanes) - center, product[j]);
+        HOWDAH_EACH_VECTOR {
+          const int64_t at = r * n + c + v * W;
+          const vf g = gradient(at, lanes);
+          if (a.dresidual) store_lanes(a.dresidual + at, g, lanes);
+          sum[j][v] = sum[j][v] + g;
+          product[j][v] = fma(g, load_lanes(a.x + at, lanes) - center[v], product[j][v]);
+        }
       };
       int64_t r = first;
       for (; r + 2 <= last; r += 2) {
@@ -112,8 +135,11 @@ void batch_norm_grad(const BatchNormGradArgs& a) {
         row(r + 1, 1);
       }
       if (r < last) row(r, 0);
-      store_lanes(partial + 2 * b * n + c, sum[0] + sum[1], lanes);
-      store_lanes(partial + (2 * b + 1) * n + c, (product[0] + product[1]) * load_lanes(rstd + c, lanes), lanes);
+      HOWDAH_EACH_VECTOR store_lanes(partial + 2 * b * n + c + v * W, sum[0][v] + sum[1][v], lanes);
+      HOWDAH_EACH_VECTOR {
+        const vf spread = load_lanes(rstd + c + v * W, lanes);
+        store_lanes(partial + (2 * b + 1) * n + c + v * W, (product[0][v] + product[1][v]) * spread, lanes);
+      }
     });
   });
   for_columns(n, [&](int64_t c, auto lanes) {
@@ -128,17 +154,26 @@ void batch_norm_grad(const BatchNormGradArgs& a) {
   // dx = scale rstd (g - mean(g) - z mean(g z)), z = (x - mean) rstd
   const vf share = splat(1.0f / static_cast<float>(a.rows));
   parallel_rows(a.rows, n, [&](int64_t first, int64_t last) {
-    for_columns(n, [&](int64_t c, auto lanes) {
-      const vf spread = load_lanes(rstd + c, lanes), factor = load_lanes(a.scale + c, lanes) * spread;
-      const vf slope = load_lanes(a.dscale + c, lanes) * share * spread * factor;
-      const vf shift = fma(load_lanes(a.mean + c, lanes), slope, zero() - load_lanes(a.dbias + c, lanes) * share * factor);
-      for (int64_t r = first; r < last; r++) {
-        const int64_t at = r * n + c;
-        const vf g = a.dresidual ? load_lanes(a.dresidual + at, lanes) : gradient(at, lanes);
-        store_lanes(a.dx + at, fma(g, factor, shift - load_lanes(a.x + at, lanes) * slope), lanes);
+    for_wide_columns(n, [&](int64_t c, auto lanes, auto vectors) {
+      constexpr int V = vectors;
+      vf factor[V], slope[V], shift[V];
+      HOWDAH_EACH_VECTOR {
+        const int64_t at = c + v * W;
+        const vf spread = load_lanes(rstd + at, lanes);
+        factor[v] = load_lanes(a.scale + at, lanes) * spread;
+        slope[v] = load_lanes(a.dscale + at, lanes) * share * spread * factor[v];
+        shift[v] = fma(load_lanes(a.mean + at, lanes), slope[v], zero() - load_lanes(a.dbias + at, lanes) * share * factor[v]);
       }
+      for (int64_t r = first; r < last; r++)
+        HOWDAH_EACH_VECTOR {
+          const int64_t at = r * n + c + v * W;
+          const vf g = a.dresidual ? load_lanes(a.dresidual + at, lanes) : gradient(at, lanes);
+          store_lanes(a.dx + at, fma(g, factor[v], shift[v] - load_lanes(a.x + at, lanes) * slope[v]), lanes);
+        }
     });
   });
 }
+
+#undef HOWDAH_EACH_VECTOR
 
 } // namespace howdah::HOWDAH_ISA
