@@ -67,7 +67,13 @@ await main(async () => {
   const preload = process.platform === "darwin" ? "DYLD_INSERT_LIBRARIES" : "LD_PRELOAD";
   const suite = await run(
     process.execPath,
-    [join(root, "node_modules", "vitest", "vitest.mjs"), "run", "test/unit/native"],
+    [
+      join(root, "node_modules", "vitest", "vitest.mjs"),
+      "run",
+      "test/unit/native",
+      "test/unit/tokenizer-native",
+      "test/unit/tokenizer-pieces",
+    ],
     {
       cwd: root,
       env: { ...process.env, ...options, [preload]: runtimeLibrary(), HOWDAH_NATIVE: join(build, "howdah.node") },

@@ -15,6 +15,7 @@
 #include "error.hpp"
 #include "pool.hpp"
 #include "text_bpe.hpp"
+#include "text_pieces.hpp"
 #include "text_scan.hpp"
 #include "text_train.hpp"
 
@@ -24,6 +25,7 @@ namespace {
 using namespace text;
 
 constexpr napi_type_tag model_tag = {0x686f776461686270, 0x656d6f64656c0001};
+constexpr napi_type_tag pieces_tag = {0x686f776461686270, 0x7069656365730001};
 constexpr napi_type_tag trainer_tag = {0x686f776461686270, 0x65747261696e0001};
 
 void check(napi_status status) {
@@ -241,9 +243,54 @@ napi_value js_bpe_create(const Call& call) {
   return external(call.env, std::make_shared<BpeModel>(parts), model_tag);
 }
 
-/** bpeEncode(model, bytes) -> Uint32Array, at once */
-napi_value js_bpe_encode(const Call& call) {
-  const auto model = call.object<BpeModel>(0, model_tag);
+/**
+ * piecesCreate(settings, text, ends, ids, scores, merges, bytes, map) -> model. The settings are kind, shape, unknown (-1: none), fuse, single,
+ * splitAtSpace, dummyPrefix, removeExtra, mostCharacters, unknownScore, tokens, firsts; the rest is as in PieceParts.
+ */
+napi_value js_pieces_create(const Call& call) {
+  const auto [settings, count] = call.array<double>(0);
+  if (count != 12) fail("There are ", count, " settings, not 12.");
+  PieceParts parts{};
+  if (!(settings[0] >= 0 && settings[0] <= 2 && settings[1] >= 0 && settings[1] <= 2)) fail("There is no such kind of model.");
+  parts.kind = PieceKind(int(settings[0]));
+  parts.shape = Shape(int(settings[1]));
+  parts.unknown = settings[2] < 0 ? kNone : uint32_t(settings[2]);
+  parts.fuse = settings[3] != 0;
+  parts.single = settings[4] != 0;
+  parts.split_at_space = settings[5] != 0;
+  parts.dummy_prefix = settings[6] != 0;
+  parts.remove_extra = settings[7] != 0;
+  parts.most_characters = size_t(settings[8]);
+  parts.unknown_score = settings[9];
+  parts.tokens = uint32_t(settings[10]);
+  parts.firsts = size_t(settings[11]);
+  const auto [text, size] = call.array<uint8_t>(1);
+  const auto [ends, strings] = call.ends(2, size);
+  const auto [ids, id_count] = call.array<uint32_t>(3);
+  if (id_count != strings) fail("There are ", strings, " strings and ", id_count, " ids.");
+  const auto [scores, score_count] = call.array<double>(4);
+  const auto [merges, numbers] = call.array<uint32_t>(5);
+  const auto [bytes, byte_count] = call.array<uint32_t>(6);
+  const auto [map, map_size] = call.array<uint8_t>(7);
+  parts.text = text;
+  parts.ends = ends;
+  parts.ids = ids;
+  parts.count = strings;
+  parts.scores = scores;
+  parts.score_count = score_count;
+  parts.merges = merges;
+  parts.merge_count = numbers / 4;
+  parts.bytes = bytes;
+  parts.byte_count = byte_count;
+  parts.map = map;
+  parts.map_size = map_size;
+  return external(call.env, std::make_shared<PieceModel>(parts), pieces_tag);
+}
+
+/** bpeEncode(model, bytes) and piecesEncode(model, bytes) -> Uint32Array, at once */
+template <class Model, const napi_type_tag& tag>
+napi_value js_encode(const Call& call) {
+  const auto model = call.object<Model>(0, tag);
   const auto [text, size] = call.array<uint8_t>(1);
   thread_local std::vector<uint32_t> ids;
   ids.clear();
@@ -253,9 +300,10 @@ napi_value js_bpe_encode(const Call& call) {
   return out;
 }
 
-/** bpeEncodeMany(model, bytes, ends, threads) -> promise of {ids, ends} */
-napi_value js_bpe_encode_many(const Call& call) {
-  const auto model = call.object<BpeModel>(0, model_tag);
+/** bpeEncodeMany(model, bytes, ends, threads) and piecesEncodeMany -> promise of {ids, ends} */
+template <class Model, const napi_type_tag& tag>
+napi_value js_encode_many(const Call& call) {
+  const auto model = call.object<Model>(0, tag);
   const auto [text, size] = call.array<uint8_t>(1);
   const auto [ends, documents] = call.ends(2, size);
   const int threads = threads_of(call.number(3));
@@ -371,7 +419,11 @@ napi_value js_progress(const Call& call) {
 void register_text(napi_env env, napi_value exports) {
   const std::pair<const char*, napi_callback> functions[] = {
       {"textClasses", guarded<js_classes>},        {"bpeCreate", guarded<js_bpe_create>},
-      {"bpeEncode", guarded<js_bpe_encode>},       {"bpeEncodeMany", guarded<js_bpe_encode_many>},
+      {"bpeEncode", guarded<js_encode<BpeModel, model_tag>>},
+      {"bpeEncodeMany", guarded<js_encode_many<BpeModel, model_tag>>},
+      {"piecesCreate", guarded<js_pieces_create>},
+      {"piecesEncode", guarded<js_encode<PieceModel, pieces_tag>>},
+      {"piecesEncodeMany", guarded<js_encode_many<PieceModel, pieces_tag>>},
       {"bpeTrainer", guarded<js_trainer>},         {"bpeCount", guarded<js_count>},
       {"bpeCountWords", guarded<js_count_words>},  {"bpeLearn", guarded<js_learn>},
       {"bpeLearnSymbols", guarded<js_learn_symbols>}, {"bpeProgress", guarded<js_progress>},

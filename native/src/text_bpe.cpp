@@ -1,102 +1,42 @@
 #include "text_bpe.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
-#include <cstdlib>
 #include <cstring>
-#include <exception>
-#include <new>
-#include <queue>
-#include <thread>
 
 #include "error.hpp"
 #include "isa.hpp"
+#include "text_cache.hpp"
 
 HOWDAH_DECLARE_TABLE(howdah::text::MergeKernels, text_merge_table)
 
 namespace howdah::text {
 
-/** What words became, one entry a cache line. A word takes the place of another with the same slot. */
-class WordCache {
- public:
-  static constexpr size_t longest = 24, most_ids = 9;
-
-  struct alignas(64) Entry {
-    uint64_t key[3];
-    uint8_t length;  // 0: empty
-    uint8_t count;
-    uint16_t unused;
-    uint32_t ids[most_ids];
-  };
-  static_assert(sizeof(Entry) == 64);
-
-  struct Key {
-    uint64_t part[3];
-  };
-
-  /** @param safe whether 24 bytes from `word` on may be read */
-  static Key key_of(const uint8_t* word, size_t n, bool safe) {
-    Key key{};
-    if (!safe) {
-      std::memcpy(key.part, word, n);
-      return key;
-    }
-    const auto load = [word](size_t i) {
-      uint64_t x;
-      std::memcpy(&x, word + 8 * i, 8);
-      return x;
-    };
-    const auto low = [](uint64_t x, size_t bytes) { return x & ~0ull >> (64 - 8 * bytes); };
-    if (n <= 8) {
-      key.part[0] = low(load(0), n);
-    } else if (n <= 16) {
-      key.part[0] = load(0);
-      key.part[1] = low(load(1), n - 8);
-    } else {
-      key.part[0] = load(0);
-      key.part[1] = load(1);
-      key.part[2] = low(load(2), n - 16);
-    }
-    return key;
-  }
-
-  Entry& slot(const Key& key, size_t n) {
-    const uint64_t mixed = (key.part[0] ^ key.part[2] * 0x9fb21c651e98df25ull) * 0x9e3779b97f4a7c15ull +
-                           (key.part[1] + n) * 0xd6e8feb86659fd93ull;
-    return entries[(mixed ^ mixed >> 29) * 0xbf58476d1ce4e5b9ull >> (64 - bits)];
-  }
-
-  static bool holds(const Entry& entry, const Key& key, size_t n) {
-    return entry.length == n && entry.key[0] == key.part[0] && entry.key[1] == key.part[1] && entry.key[2] == key.part[2];
-  }
-
- private:
-  static constexpr int bits = 15;
-  std::vector<Entry> entries = std::vector<Entry>(size_t(1) << bits);
-};
-
 namespace {
-
-uint64_t hash_bytes(const uint8_t* p, size_t n) {
-  uint64_t h = n * 0x9e3779b97f4a7c15ull;
-  for (; n >= 8; p += 8, n -= 8) {
-    uint64_t x;
-    std::memcpy(&x, p, 8);
-    h = (std::rotl(h, 29) ^ x) * 0xbf58476d1ce4e5b9ull;
-  }
-  uint64_t x = 0;
-  std::memcpy(&x, p, n);
-  h = (std::rotl(h, 29) ^ x) * 0xbf58476d1ce4e5b9ull;
-  return h ^ h >> 32;
-}
 
 /** Bytes of text one thread takes at a time. */
 constexpr size_t kSpan = 256 << 10;
 
 }  // namespace
 
-Encoded::~Encoded() { std::free(ids); }
+void PairSlots::reserve(size_t count) {
+  const int bits = std::max(4, int(std::bit_width(count * 3 / 2)));
+  slots.assign(size_t(1) << bits, ~0ull);
+  shift = 64 - bits;
+}
+
+void PairSlots::set(uint32_t left, uint32_t right, uint32_t value) {
+  const uint64_t key = uint64_t(left) << 21 | right;
+  uint64_t at = key * 0x9e3779b97f4a7c15ull >> shift;
+  while (slots[at] != ~0ull && slots[at] >> 22 != key) at = (at + 1) & (slots.size() - 1);
+  slots[at] = key << 22 | value;
+}
+
+void PairSlots::give(MergeTable& table) const {
+  table.slots = slots.data();
+  table.shift = shift;
+  table.mask = slots.size() - 1;
+}
 
 BpeModel::BpeModel(const BpeParts& parts)
     : pattern(parts.pattern), byte_ids(parts.byte_ids, parts.byte_ids + 256), merge_short(HOWDAH_TABLE(text_merge_table).merge_short) {
@@ -107,20 +47,14 @@ BpeModel::BpeModel(const BpeParts& parts)
     if (m[0] >= kMostIds || m[1] >= kMostIds || m[2] >= kMostRanks) fail("Merge ", i, " has a number that is too large for the native tokenizer.");
     most_rank = std::max(most_rank, m[2]);
   }
-  const int bits = std::max(4, int(std::bit_width(parts.merge_count * 3 / 2)));
-  slots.assign(size_t(1) << bits, ~0ull);
+  pairs.reserve(parts.merge_count);
   made.assign(size_t(most_rank) + 1, kNone);
-  table.shift = 64 - bits;
-  table.mask = slots.size() - 1;
   for (size_t i = 0; i < parts.merge_count; i++) {
     const uint32_t* m = parts.merges + 4 * i;
-    const uint64_t key = uint64_t(m[0]) << 21 | m[1];
-    uint64_t at = key * 0x9e3779b97f4a7c15ull >> table.shift;
-    while (slots[at] != ~0ull && slots[at] >> 22 != key) at = (at + 1) & table.mask;
-    slots[at] = key << 22 | m[2];
+    pairs.set(m[0], m[1], m[2]);
     made[m[2]] = m[3];
   }
-  table.slots = slots.data();
+  pairs.give(table);
   table.made = made.data();
   byte_ranks.resize(1 << 16);
   for (uint32_t a = 0; a < 256; a++)
@@ -255,27 +189,10 @@ void BpeModel::encode_any(const Span& span, WordCache& cache, std::vector<uint32
   with_pattern(pattern, [&]<Pattern P>() { encode_span<P>(span, cache, out); });
 }
 
-std::unique_ptr<WordCache> BpeModel::borrow() {
-  {
-    std::lock_guard lock(caches_mutex);
-    if (!caches.empty()) {
-      std::unique_ptr<WordCache> cache = std::move(caches.back());
-      caches.pop_back();
-      return cache;
-    }
-  }
-  return std::make_unique<WordCache>();
-}
-
-void BpeModel::give_back(std::unique_ptr<WordCache> cache) {
-  std::lock_guard lock(caches_mutex);
-  caches.push_back(std::move(cache));
-}
-
 void BpeModel::encode(const uint8_t* text, size_t size, std::vector<uint32_t>& out) {
-  std::unique_ptr<WordCache> cache = borrow();
+  std::unique_ptr<WordCache> cache = caches.borrow();
   encode_any({text, text + size, text + size, 0}, *cache, out);
-  give_back(std::move(cache));
+  caches.give_back(std::move(cache));
 }
 
 std::vector<Span> spans_of(const uint8_t* text, const double* ends, size_t documents, Pattern pattern, size_t size) {
@@ -295,71 +212,18 @@ std::vector<Span> spans_of(const uint8_t* text, const double* ends, size_t docum
   return spans;
 }
 
-void run_on_threads(size_t n, int threads, const std::function<void(size_t, int)>& body) {
-  std::atomic<size_t> taken{0};
-  std::mutex mutex;
-  std::exception_ptr failure;
-  const auto work = [&](int thread) {
-    try {
-      for (size_t i; (i = taken.fetch_add(1)) < n;) body(i, thread);
-    } catch (...) {
-      taken.store(n);
-      std::lock_guard lock(mutex);
-      if (!failure) failure = std::current_exception();
-    }
-  };
-  std::vector<std::thread> helpers;
-  for (int t = 1; t < threads && size_t(t) < n; t++) helpers.emplace_back(work, t);
-  work(0);
-  for (std::thread& helper : helpers) helper.join();
-  if (failure) std::rethrow_exception(failure);
-}
-
 void BpeModel::encode_many(const uint8_t* text, const double* ends, size_t documents, int threads, Encoded& out) {
-  const std::vector<Span> spans = spans_of(text, ends, documents, pattern, kSpan);
-  // Small documents go in groups of about a span's size.
-  std::vector<size_t> groups{0};
-  size_t bytes = 0;
-  for (size_t i = 0; i < spans.size(); i++) {
-    bytes += size_t(spans[i].stop - spans[i].begin);
-    if (bytes >= kSpan || i + 1 == spans.size()) {
-      groups.push_back(i + 1);
-      bytes = 0;
-    }
-  }
-  const size_t group_count = groups.size() - 1;
-  std::vector<std::vector<uint32_t>> parts(group_count);
-  std::vector<size_t> span_ids(spans.size());
-  const int used = std::max(1, std::min<int>(threads, int(group_count)));
-  std::vector<std::unique_ptr<WordCache>> held(static_cast<size_t>(used));
-  for (auto& cache : held) cache = borrow();
-  run_on_threads(group_count, used, [&](size_t g, int thread) {
-    // Collected in a buffer of the thread's own and copied to size: growth is paid once.
-    thread_local std::vector<uint32_t> collected;
-    collected.clear();
-    for (size_t i = groups[g]; i < groups[g + 1]; i++) {
-      const size_t before = collected.size();
-      encode_any(spans[i], *held[size_t(thread)], collected);
-      span_ids[i] = collected.size() - before;
-    }
-    parts[g].assign(collected.begin(), collected.end());
-  });
-  for (auto& cache : held) give_back(std::move(cache));
-
-  size_t total = 0;
-  for (const auto& part : parts) total += part.size();
-  out.ids = static_cast<uint32_t*>(std::malloc(std::max<size_t>(total, 1) * sizeof(uint32_t)));
-  if (!out.ids) throw std::bad_alloc();
-  out.count = total;
-  size_t at = 0;
-  for (auto& part : parts) {
-    if (!part.empty()) std::memcpy(out.ids + at, part.data(), part.size() * sizeof(uint32_t));
-    at += part.size();
-    part = {};
-  }
-  out.ends.assign(documents, 0);
-  for (size_t i = 0; i < spans.size(); i++) out.ends[spans[i].document] += double(span_ids[i]);
-  for (size_t d = 1; d < documents; d++) out.ends[d] += out.ends[d - 1];
+  std::vector<std::unique_ptr<WordCache>> held(static_cast<size_t>(std::max(1, threads)));
+  encode_spans(
+      spans_of(text, ends, documents, pattern, kSpan), documents, kSpan, threads,
+      [&](const Span& span, int thread, std::vector<uint32_t>& ids) {
+        std::unique_ptr<WordCache>& cache = held[size_t(thread)];
+        if (!cache) cache = caches.borrow();
+        encode_any(span, *cache, ids);
+      },
+      out);
+  for (auto& cache : held)
+    if (cache) caches.give_back(std::move(cache));
 }
 
 }  // namespace howdah::text

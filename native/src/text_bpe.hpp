@@ -4,11 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "text_batch.hpp"
+#include "text_cache.hpp"
 #include "text_scan.hpp"
 
 namespace howdah::text {
@@ -40,6 +40,21 @@ struct MergeTable {
   }
 };
 
+/** Makes the slots of a MergeTable. */
+class PairSlots {
+ public:
+  /** @param count pairs that will be set */
+  void reserve(size_t count);
+  /** Left and right below kMostIds, value below kMostRanks. */
+  void set(uint32_t left, uint32_t right, uint32_t value);
+  /** The slots into `table`, for as long as this object lives. */
+  void give(MergeTable& table) const;
+
+ private:
+  std::vector<uint64_t> slots;
+  int shift = 0;
+};
+
 /** Merges one word of at most kShortWord bytes into `out`; returns how many ids. */
 struct MergeKernels {
   size_t (*merge_short)(const MergeTable& table, const uint8_t* bytes, size_t n, uint32_t* out);
@@ -60,20 +75,6 @@ struct BpeParts {
   size_t whole_count;
 };
 
-class WordCache;
-
-/** The ids of several documents, one after another. `ids` is from malloc: it is handed on to JavaScript. */
-struct Encoded {
-  uint32_t* ids = nullptr;
-  size_t count = 0;
-  /** Where each document's ids end. */
-  std::vector<double> ends;
-  Encoded() = default;
-  Encoded(const Encoded&) = delete;
-  Encoded& operator=(const Encoded&) = delete;
-  ~Encoded();
-};
-
 class BpeModel {
  public:
   explicit BpeModel(const BpeParts& parts);
@@ -92,11 +93,9 @@ class BpeModel {
   size_t encode_word(const uint8_t* word, size_t n, uint32_t* out) const;
   size_t merge_long(const uint8_t* bytes, size_t n, uint32_t* out) const;
   uint32_t find_whole(const uint8_t* word, size_t n) const;
-  std::unique_ptr<WordCache> borrow();
-  void give_back(std::unique_ptr<WordCache> cache);
 
   Pattern pattern;
-  std::vector<uint64_t> slots;
+  PairSlots pairs;
   std::vector<uint32_t> made;
   std::vector<uint32_t> byte_ranks;
   std::vector<uint32_t> byte_ids;
@@ -111,14 +110,10 @@ class BpeModel {
   uint64_t whole_mask = 0;
   size_t whole_longest = 0;
 
-  std::mutex caches_mutex;
-  std::vector<std::unique_ptr<WordCache>> caches;
+  CachePool caches;
 };
 
 /** Spans of about `size` bytes that can be cut into pieces independently; a document shorter than that is one span. */
 std::vector<Span> spans_of(const uint8_t* text, const double* ends, size_t documents, Pattern pattern, size_t size);
-
-/** Runs body(i) for i < n on `threads` threads, the calling one included; the first exception is thrown again. */
-void run_on_threads(size_t n, int threads, const std::function<void(size_t item, int thread)>& body);
 
 }  // namespace howdah::text

@@ -14,19 +14,6 @@
 namespace howdah::text {
 namespace {
 
-uint64_t hash_word(const uint8_t* p, size_t n) {
-  uint64_t h = n * 0x9e3779b97f4a7c15ull;
-  for (; n >= 8; p += 8, n -= 8) {
-    uint64_t x;
-    std::memcpy(&x, p, 8);
-    h = (std::rotl(h, 29) ^ x) * 0xbf58476d1ce4e5b9ull;
-  }
-  uint64_t x = 0;
-  std::memcpy(&x, p, n);
-  h = (std::rotl(h, 29) ^ x) * 0xbf58476d1ce4e5b9ull;
-  return h ^ h >> 32;
-}
-
 /** Pair of ids -> number of the pair, in the order of first appearance. */
 class PairNumbers {
  public:
@@ -113,7 +100,7 @@ void WordCounts::grow() {
 }
 
 void WordCounts::add(const uint8_t* word, size_t n, uint64_t count) {
-  const uint64_t hash = hash_word(word, n);
+  const uint64_t hash = hash_bytes(word, n);
   const uint64_t mask = table.size() - 1;
   uint64_t at = hash & mask;
   for (; table[at]; at = (at + 1) & mask) {

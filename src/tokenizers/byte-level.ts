@@ -13,8 +13,9 @@ import {
   Utf8Stream,
   wellFormed,
 } from "./bytes.ts";
-import { FileTokenizer } from "./file-tokenizer.ts";
+import { FileTokenizer, NO_FRAME } from "./file-tokenizer.ts";
 import { type TokenizerConfig, writeTokenizerFolder } from "./folder.ts";
+import { encodePlans, type Plan } from "./native-batch.ts";
 import { NativeEncoder } from "./native-encoder.ts";
 import { type Cutter, cutterOf } from "./pieces.ts";
 import type { BpePart, TokenizerFile } from "./schema.ts";
@@ -160,25 +161,14 @@ export class ByteLevelTokenizer extends FileTokenizer {
     // Whether a text has to be looked at before it is cut.
     const { raw, normalized } = this.matchersFor(allowedSpecial);
     const plain = this.file.normalizer === null && raw.empty && normalized.empty;
-    const plans = texts.map((text): readonly (Segment | { readonly bytes: Uint8Array })[] => {
-      if (plain)
-        return typeof text !== "string" && isUtf8(text)
-          ? [{ bytes: text }]
-          : [{ text: typeof text === "string" ? text : decodeUtf8(text), start: 0 }];
-      return this.segments(typeof text === "string" ? text : decodeUtf8(text), allowedSpecial);
+    const plans = texts.map((text): Plan => {
+      if (plain && typeof text !== "string" && isUtf8(text)) return [native.planned(text)];
+      const given = typeof text === "string" ? text : decodeUtf8(text);
+      if (plain) return [native.planned(given)];
+      return this.segments(given, allowedSpecial).map((item) => ("id" in item ? item.id : native.planned(item.text)));
     });
-    const parts = plans.flatMap((plan) =>
-      plan.flatMap((item) => ("id" in item ? [] : ["bytes" in item ? item.bytes : item.text])),
-    );
-    const encoded = await native.encodeMany(parts, threads);
-    let next = 0;
-    const { before, after } = this.frame;
-    return plans.map((plan) => {
-      const pieces = plan.map((item) => ("id" in item ? Uint32Array.of(item.id) : encoded[next++]!));
-      if (!addSpecialTokens || before.length + after.length === 0)
-        return pieces.length === 1 ? pieces[0]! : concatenated(pieces);
-      return concatenated([Uint32Array.from(before), ...pieces, Uint32Array.from(after)]);
-    });
+    const { before, after } = addSpecialTokens ? this.frame : NO_FRAME;
+    return encodePlans(plans, native.batch(threads), before, after);
   }
 
   /** Appends the ids of one pre-token. */
@@ -272,14 +262,4 @@ export class ByteLevelTokenizer extends FileTokenizer {
     writeFileAtomic(join(folder, this.tiktoken.name), this.tiktoken.source);
     writeFileAtomic(join(folder, "tokenizer_config.json"), `${JSON.stringify(this.config, null, 2)}\n`);
   }
-}
-
-function concatenated(parts: readonly Uint32Array[]): Uint32Array<ArrayBuffer> {
-  const out = new Uint32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }

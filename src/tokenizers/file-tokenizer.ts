@@ -22,6 +22,9 @@ import type {
 /** A text, or a pair of texts. */
 export type EncodingInput = string | readonly [string, string];
 
+/** Nothing around a text. */
+export const NO_FRAME = { before: [], after: [] } as const;
+
 export interface Matchers {
   /** Of tokens that are looked for before the normalizer, and after. */
   readonly raw: AddedTokenMatcher;
@@ -132,7 +135,7 @@ export abstract class FileTokenizer implements Tokenizer {
 
   /** Cut as the file says, between what the post-processor adds. */
   private framed(ids: number[], addSpecialTokens: boolean): number[] {
-    const { before, after } = addSpecialTokens ? this.frame : { before: [], after: [] };
+    const { before, after } = addSpecialTokens ? this.frame : NO_FRAME;
     const { truncation } = this.file;
     const most =
       truncation === null

@@ -1,11 +1,9 @@
 import type { NativeBpe, NativeText } from "../engine/backends/native/text.ts";
 import { encodeUtf8, tokenBytes } from "./bytes.ts";
 import { nativeText, scannerOf, WHOLE_TEXT } from "./native.ts";
+import type { NativeBatch } from "./native-batch.ts";
 import { GPT2_PATTERN } from "./pretokenize.ts";
 import type { BpePart, PreTokenizer, TokenizerFile } from "./schema.ts";
-
-/** Bytes of text that one call into the native code takes at most (a single longer text goes alone): bounds the memory of a call. */
-const BATCH_BYTES = 64 << 20;
 
 /** The native encoder of a byte-level BPE file. It gives the ids of `ByteLevelTokenizer`'s TypeScript, which stays the oracle. */
 export class NativeEncoder {
@@ -57,36 +55,13 @@ export class NativeEncoder {
     return this.text.bpeEncode(this.model, encodeUtf8(this.prefixed(text)));
   }
 
-  /** @param parts texts, or well-formed UTF-8 */
-  async encodeMany(parts: readonly (string | Uint8Array)[], threads: number): Promise<Uint32Array<ArrayBuffer>[]> {
-    const out: Uint32Array<ArrayBuffer>[] = [];
-    for (let first = 0; first < parts.length; ) {
-      const batch: Uint8Array[] = [];
-      let bytes = 0;
-      while (first + batch.length < parts.length && (batch.length === 0 || bytes < BATCH_BYTES)) {
-        const part = parts[first + batch.length]!;
-        const encoded = typeof part === "string" ? encodeUtf8(this.prefixed(part)) : this.prefixedBytes(part);
-        batch.push(encoded);
-        bytes += encoded.length;
-      }
-      first += batch.length;
-      const joined = new Uint8Array(bytes);
-      const ends = new Float64Array(batch.length);
-      let at = 0;
-      batch.forEach((part, i) => {
-        joined.set(part, at);
-        at += part.length;
-        ends[i] = at;
-      });
-      const encoded = await this.text.bpeEncodeMany(this.model, joined, ends, threads);
-      let begin = 0;
-      for (const end of encoded.ends) {
-        // A copy, so that keeping one text's ids does not keep the whole batch.
-        out.push(batch.length === 1 ? (encoded.ids as Uint32Array<ArrayBuffer>) : encoded.ids.slice(begin, end));
-        begin = end;
-      }
-    }
-    return out;
+  /** A stretch of text as `batch` takes it. */
+  planned(part: string | Uint8Array): string | Uint8Array {
+    return typeof part === "string" ? this.prefixed(part) : this.prefixedBytes(part);
+  }
+
+  batch(threads: number): NativeBatch {
+    return (bytes, ends) => this.text.bpeEncodeMany(this.model, bytes, ends, threads);
   }
 
   private prefixed(text: string): string {

@@ -1,11 +1,16 @@
-import { wellFormed } from "./bytes.ts";
+import { decodeUtf8, wellFormed } from "./bytes.ts";
 import { type DecodeChain, decodeChainOf } from "./decode.ts";
-import { FileTokenizer } from "./file-tokenizer.ts";
+import { FileTokenizer, NO_FRAME } from "./file-tokenizer.ts";
 import { type TokenizerConfig, writeTokenizerFolder } from "./folder.ts";
 import type { PieceModel } from "./models.ts";
+import { encodePlans } from "./native-batch.ts";
+import { NativePieces } from "./native-pieces.ts";
 import { type Cutter, cutterOf } from "./pieces.ts";
 import type { TokenizerFile } from "./schema.ts";
-import type { AllowedSpecial, DecodeOptions, StreamOptions, TokenStream } from "./types.ts";
+import type { AllowedSpecial, DecodeOptions, EncodeManyOptions, StreamOptions, TokenStream } from "./types.ts";
+
+/** Texts shorter than this are not worth a call into the native code. */
+const NATIVE_LENGTH = 64;
 
 /** Pieces longer than this are not remembered, nor more pieces than this. */
 const CACHED_LENGTH = 64;
@@ -43,6 +48,8 @@ export class PipelineTokenizer extends FileTokenizer {
   private readonly cut: Cutter;
   private readonly decodeChain: DecodeChain;
   private readonly remembering = new Map<PieceModel, Remembering>();
+  /** Native encoders: all special tokens allowed, or not. Null where there is none. */
+  private readonly natives = new Map<boolean, NativePieces | null>();
 
   /** @throws InputError when the parts do not fit together */
   constructor(file: TokenizerFile, config: TokenizerConfig = {}) {
@@ -53,25 +60,71 @@ export class PipelineTokenizer extends FileTokenizer {
   }
 
   protected encodeText(text: string, allowed: AllowedSpecial): number[] {
+    const native = text.length < NATIVE_LENGTH ? undefined : this.nativeEncoder(allowed);
     const ids: number[] = [];
+    for (const item of this.planOf(text, allowed, native)) {
+      if (typeof item === "number") ids.push(item);
+      else if (native !== undefined) for (const id of native.encode(item)) ids.push(id);
+    }
+    return ids;
+  }
+
+  /** Ids, and the stretches of text that are left for the native encoder. */
+  private planOf(text: string, allowed: AllowedSpecial, native: NativePieces | undefined): (number | string)[] {
+    const out: (number | string)[] = [];
     const model = this.remembered(allowed);
     const { raw, normalized } = this.matchersFor(allowed);
     const emit = (piece: string): void => {
-      if (piece !== "") model.encode(piece, ids);
+      if (piece !== "") model.encode(piece, out as number[]);
     };
+    const early = native?.normalizes && normalized.empty;
+    const late = native !== undefined && !native.normalizes;
     let first = true;
     for (const segment of raw.split(wellFormed(text))) {
-      if ("id" in segment) ids.push(segment.id);
+      if ("id" in segment) out.push(segment.id);
       else {
-        for (const part of normalized.split(this.normalize(segment.text))) {
-          if ("id" in part) ids.push(part.id);
-          else this.cut(part.text, emit, first);
-          first = false;
+        const whole = early ? native?.prepare(segment.text, first) : undefined;
+        if (whole !== undefined) out.push(whole);
+        else {
+          for (const part of normalized.split(this.normalize(segment.text))) {
+            if ("id" in part) out.push(part.id);
+            else {
+              const prepared = late ? native.prepare(part.text, first) : undefined;
+              if (prepared !== undefined) out.push(prepared);
+              else this.cut(part.text, emit, first);
+            }
+            first = false;
+          }
         }
       }
       first = false;
     }
-    return ids;
+    return out;
+  }
+
+  /** The native encoder, where the kernels are built and know this file's parts; it gives the same ids. */
+  private nativeEncoder(allowed: AllowedSpecial): NativePieces | undefined {
+    const all = allowed === "all";
+    let found = this.natives.get(all);
+    if (found === undefined) {
+      found = NativePieces.ofFile(this.file, all ? new Set() : this.specialIds) ?? null;
+      this.natives.set(all, found);
+    }
+    return found ?? undefined;
+  }
+
+  async encodeMany(
+    texts: readonly (string | Uint8Array)[],
+    options: EncodeManyOptions = {},
+  ): Promise<Uint32Array<ArrayBuffer>[]> {
+    const { addSpecialTokens = true, allowedSpecial = "none", threads = 0 } = options;
+    const strings = texts.map((text) => (typeof text === "string" ? text : decodeUtf8(text)));
+    const native = this.nativeEncoder(allowedSpecial);
+    if (native === undefined || this.file.truncation !== null || this.file.padding !== null)
+      return strings.map((text) => Uint32Array.from(this.encode(text, options)));
+    const plans = strings.map((text) => this.planOf(text, allowedSpecial, native));
+    const { before, after } = addSpecialTokens ? this.frame : NO_FRAME;
+    return encodePlans(plans, native.batch(threads), before, after);
   }
 
   private remembered(allowed: AllowedSpecial): PieceModel {

@@ -15,6 +15,12 @@ export class ScoredBpe implements PieceModel {
   private readonly pieces: readonly string[];
   private readonly ids = new Map<string, number>();
   private readonly merger: BpeMerger;
+  private readonly merges: readonly {
+    readonly left: number;
+    readonly right: number;
+    readonly id: number;
+    readonly rank: number;
+  }[];
   private readonly unknown: number;
   private readonly bytes: Int32Array | undefined;
   private readonly userDefined: AddedTokenMatcher;
@@ -61,9 +67,27 @@ export class ScoredBpe implements PieceModel {
     // Pairs that make the same piece share a rank; so would different pieces with equal scores, of which the leftmost goes first.
     const levels = [...new Set(merges.map((merge) => merge.score))].sort((a, b) => b - a);
     const rankOf = new Map(levels.map((score, rank) => [score, rank]));
-    this.merger = new BpeMerger(
-      merges.map(({ left, right, id, score }) => ({ left, right, id, rank: rankOf.get(score)! })),
-    );
+    this.merges = merges.map(({ left, right, id, score }) => ({ left, right, id, rank: rankOf.get(score)! }));
+    this.merger = new BpeMerger(this.merges);
+  }
+
+  /** The same model for the native kernels; undefined where a user defined pieces, or it is too large for them. */
+  nativeParts() {
+    const table = new Uint32Array(this.merges.length * 4);
+    this.merges.forEach(({ left, right, id, rank }, i) => {
+      table.set([left, right, rank, id], i * 4);
+    });
+    if (!this.userDefined.empty || this.pieces.length + this.extraText.length >= 2 ** 21 - 2) return undefined;
+    return {
+      kind: "bpe",
+      strings: [...this.ids.keys(), ...this.extra.keys()],
+      ids: [...this.ids.values(), ...this.extra.values()],
+      unknown: this.unknown,
+      fuse: true,
+      tokens: this.pieces.length,
+      merges: table,
+      bytes: this.bytes,
+    } as const;
   }
 
   private symbolOf(text: string, single: boolean): number | undefined {

@@ -5,12 +5,27 @@ import { InputError } from "../tensor/errors.ts";
 import { AddedTokenMatcher } from "./added-tokens.ts";
 import { decodeUtf8, incompleteTail, wellFormed } from "./bytes.ts";
 import { Charsmap } from "./charsmap.ts";
+import { NO_FRAME } from "./file-tokenizer.ts";
 import { specialTokenName, type TokenizerConfig } from "./folder.ts";
-import { byteTokens, type PieceModel } from "./models.ts";
+import { byteTokens } from "./models.ts";
+import { nativeText } from "./native.ts";
+import { encodePlans } from "./native-batch.ts";
+import { NativePieces } from "./native-pieces.ts";
 import { Fields } from "./protobuf.ts";
 import { ScoredBpe } from "./scored-bpe.ts";
-import type { DecodeOptions, EncodeOptions, StreamOptions, Tokenizer, TokenStream } from "./types.ts";
+import type {
+  AllowedSpecial,
+  DecodeOptions,
+  EncodeManyOptions,
+  EncodeOptions,
+  StreamOptions,
+  Tokenizer,
+  TokenStream,
+} from "./types.ts";
 import { UnigramModel } from "./unigram.ts";
+
+/** Texts shorter than this are not worth a call into the native code. */
+const NATIVE_LENGTH = 64;
 
 /** What a piece is (`ModelProto.SentencePiece.Type`). */
 export const PIECE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
@@ -107,7 +122,9 @@ export class SentencePieceTokenizer implements Tokenizer {
   private readonly config: TokenizerConfig;
   private readonly ids: ReadonlyMap<string, number>;
   private readonly unknown: number;
-  private readonly model: PieceModel;
+  private readonly model: UnigramModel | ScoredBpe;
+  /** The native encoder; null where there is none, undefined before it was asked for. */
+  private native: NativePieces | null | undefined;
   private readonly charsmap: Charsmap | undefined;
   private readonly userDefined: AddedTokenMatcher;
   private readonly bytes: ReadonlyMap<number, number>;
@@ -173,22 +190,72 @@ export class SentencePieceTokenizer implements Tokenizer {
     return name === undefined ? undefined : this.ids.get(name);
   }
 
-  encode(text: string, { addSpecialTokens = true, allowedSpecial = "none" }: EncodeOptions = {}): number[] {
-    const { parts } = this;
-    const ids: number[] = [];
-    if (addSpecialTokens && this.addsBos && this.bosId !== undefined) ids.push(this.bosId);
-    const segments =
-      allowedSpecial === "none" ? [{ text: wellFormed(text) }] : this.special(allowedSpecial).split(wellFormed(text));
-    for (const segment of segments) {
-      if ("id" in segment) ids.push(segment.id);
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    const { addSpecialTokens = true, allowedSpecial = "none" } = options;
+    const native = text.length < NATIVE_LENGTH ? undefined : this.nativeEncoder();
+    const { before, after } = addSpecialTokens ? this.frame : NO_FRAME;
+    const ids: number[] = [...before];
+    for (const item of this.planOf(text, allowedSpecial)) {
+      if (typeof item === "number") ids.push(item);
+      else if (native !== undefined) for (const id of native.encode(item)) ids.push(id);
       else {
-        const normalized = this.normalize(segment.text);
+        const normalized = this.normalize(item);
         if (normalized !== "") this.model.encode(normalized, ids);
       }
     }
-    if (addSpecialTokens && (parts.addEos || this.config.add_eos_token === true) && this.eosId !== undefined)
-      ids.push(this.eosId);
+    ids.push(...after);
     return ids;
+  }
+
+  async encodeMany(
+    texts: readonly (string | Uint8Array)[],
+    options: EncodeManyOptions = {},
+  ): Promise<Uint32Array<ArrayBuffer>[]> {
+    const { addSpecialTokens = true, allowedSpecial = "none", threads = 0 } = options;
+    const native = this.nativeEncoder();
+    const strings = texts.map((text) => (typeof text === "string" ? text : decodeUtf8(text)));
+    if (native === undefined) return strings.map((text) => Uint32Array.from(this.encode(text, options)));
+    const { before, after } = addSpecialTokens ? this.frame : NO_FRAME;
+    return encodePlans(
+      strings.map((text) => this.planOf(text, allowedSpecial)),
+      native.batch(threads),
+      before,
+      after,
+    );
+  }
+
+  /** Special tokens that were found, and the text between them. */
+  private planOf(text: string, allowed: AllowedSpecial): (number | string)[] {
+    if (allowed === "none") return text === "" ? [] : [wellFormed(text)];
+    return this.special(allowed)
+      .split(wellFormed(text))
+      .map((segment) => ("id" in segment ? segment.id : segment.text));
+  }
+
+  /** The native encoder, where the kernels are built and know this model; it gives the same ids. */
+  private nativeEncoder(): NativePieces | undefined {
+    if (this.native === undefined) {
+      const { addDummyPrefix, removeExtraWhitespaces, escapeWhitespaces, whitespaceAsSuffix, charsmap } = this.parts;
+      const known = this.userDefined.empty && escapeWhitespaces && !whitespaceAsSuffix;
+      const text = known ? nativeText() : undefined;
+      const parts = text && this.model.nativeParts();
+      const shape = {
+        shape: "sentencepiece",
+        dummyPrefix: addDummyPrefix,
+        removeExtra: removeExtraWhitespaces,
+      } as const;
+      this.native = text && parts ? NativePieces.make(text, { ...parts, ...shape, map: charsmap }) : null;
+    }
+    return this.native ?? undefined;
+  }
+
+  /** Beginning and end, where encoding adds them. */
+  private get frame(): { readonly before: readonly number[]; readonly after: readonly number[] } {
+    const addsEos = this.parts.addEos || this.config.add_eos_token === true;
+    return {
+      before: this.addsBos && this.bosId !== undefined ? [this.bosId] : [],
+      after: addsEos && this.eosId !== undefined ? [this.eosId] : [],
+    };
   }
 
   private get addsBos(): boolean {

@@ -32,6 +32,8 @@ export class UnigramModel implements PieceModel {
   private readonly bytes: Int32Array | undefined;
   private readonly unknownScore: number;
   private readonly single: boolean;
+  private readonly usable: readonly number[];
+  private readonly pieces: readonly string[];
   private best = new Float64Array(256);
   private from = new Int32Array(256);
   private piece = new Int32Array(256);
@@ -48,9 +50,15 @@ export class UnigramModel implements PieceModel {
     let least = Number.POSITIVE_INFINITY;
     let most = Number.NEGATIVE_INFINITY;
     this.trie = new UnitTrie();
+    this.pieces = pieces;
+    const usable: number[] = [];
+    this.usable = usable;
     pieces.forEach((text, id) => {
       if (excluded?.has(id)) return;
-      if (text !== "" && !options.hidden?.has(id)) this.trie.add(text, id);
+      if (text !== "" && !options.hidden?.has(id)) {
+        this.trie.add(text, id);
+        usable.push(id);
+      }
       if (userDefined?.has(id)) return;
       least = Math.min(least, scores[id]!);
       most = Math.max(most, scores[id]!);
@@ -60,6 +68,21 @@ export class UnigramModel implements PieceModel {
       // SentencePiece: longer ones are worth more, and any is worth more than what it could be cut into.
       this.scores[id] = Math.fround(encodeUtf8(pieces[id]!).length * most) - 0.1;
     }
+  }
+
+  /** The same model for the native kernels; undefined where it has no unknown piece, which they need. */
+  nativeParts() {
+    if (this.unknown === -1) return undefined;
+    return {
+      kind: "unigram",
+      strings: this.usable.map((id) => this.pieces[id]!),
+      ids: this.usable,
+      unknown: this.unknown,
+      unknownScore: this.unknownScore,
+      scores: this.scores,
+      single: this.single,
+      bytes: this.bytes,
+    } as const;
   }
 
   encode(text: string, ids: number[], spans?: number[]): void {

@@ -3,6 +3,7 @@ import { loadAddon } from "./addon.ts";
 
 /** A compiled tokenizer, or a trainer, of the addon; released with the object. */
 export type NativeBpe = { readonly kind: "bpe" };
+export type NativePieces = { readonly kind: "pieces" };
 export type NativeBpeTrainer = { readonly kind: "trainer" };
 
 /**
@@ -26,6 +27,27 @@ export interface NativeText {
   bpeEncode(model: NativeBpe, bytes: Uint8Array): Uint32Array;
   bpeEncodeMany(
     model: NativeBpe,
+    bytes: Uint8Array,
+    ends: Float64Array,
+    threads: number,
+  ): Promise<{ readonly ids: Uint32Array; readonly ends: Float64Array }>;
+  /**
+   * A vocabulary of pieces (native/src/text_pieces.hpp says what each is). The settings: kind, shape, unknown, fuse, single, splitAtSpace,
+   * dummyPrefix, removeExtra, mostCharacters, unknownScore, tokens, firsts.
+   */
+  piecesCreate(
+    settings: Float64Array,
+    text: Uint8Array,
+    ends: Float64Array,
+    ids: Uint32Array,
+    scores: Float64Array,
+    merges: Uint32Array,
+    byteIds: Uint32Array,
+    map: Uint8Array,
+  ): NativePieces;
+  piecesEncode(model: NativePieces, bytes: Uint8Array): Uint32Array;
+  piecesEncodeMany(
+    model: NativePieces,
     bytes: Uint8Array,
     ends: Float64Array,
     threads: number,

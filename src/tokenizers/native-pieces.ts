@@ -1,0 +1,279 @@
+import type { NativePieces as Handle, NativeText } from "../engine/backends/native/text.ts";
+import { encodeUtf8 } from "./bytes.ts";
+import { byteTokens, modelOf } from "./models.ts";
+import { nativeText } from "./native.ts";
+import type { NativeBatch } from "./native-batch.ts";
+import { normalizeBy } from "./normalize.ts";
+import { characters } from "./regex.ts";
+import type {
+  BpePart,
+  Metaspace,
+  Normalizer,
+  PreTokenizer,
+  TokenizerFile,
+  UnigramPart,
+  WordPiecePart,
+} from "./schema.ts";
+import { PUNCTUATION } from "./unicode-bert.ts";
+import { UnigramModel } from "./unigram.ts";
+
+const SPACE = "\u2581";
+const NONE = new Uint32Array(0);
+const KINDS = { bpe: 0, unigram: 1, wordpiece: 2 } as const;
+const SHAPES = { prepared: 0, sentencepiece: 1, bert: 2 } as const;
+
+/** What the native model is made of; names as in native/src/text_pieces.hpp. */
+interface Parts {
+  readonly kind: keyof typeof KINDS;
+  readonly shape: keyof typeof SHAPES;
+  readonly strings: readonly string[];
+  readonly ids: readonly number[];
+  readonly unknown: number | undefined;
+  readonly fuse?: boolean;
+  readonly single?: boolean;
+  readonly splitAtSpace?: boolean;
+  readonly dummyPrefix?: boolean;
+  readonly removeExtra?: boolean;
+  readonly mostCharacters?: number;
+  readonly unknownScore?: number;
+  readonly tokens?: number;
+  readonly firsts?: number;
+  readonly scores?: Float64Array;
+  /** left, right, rank, id of each */
+  readonly merges?: Uint32Array;
+  readonly bytes?: Int32Array | undefined;
+  readonly map?: Uint8Array;
+}
+
+/** The native encoder of a vocabulary of pieces (BPE over characters, Unigram, WordPiece). It gives the ids of the TypeScript models. */
+export class NativePieces {
+  /** Whether it wants texts as they are, before the normalizer; otherwise what `prepare` makes of them. */
+  readonly normalizes: boolean;
+  private readonly text: NativeText;
+  private readonly model: Handle;
+  private readonly prepares: Preparation;
+  private readonly beyond: RegExp | undefined;
+
+  private constructor(text: NativeText, parts: Parts, prepares: Preparation, beyond?: RegExp) {
+    this.text = text;
+    this.normalizes = parts.shape !== "prepared";
+    this.prepares = prepares;
+    this.beyond = beyond;
+    const encoded = parts.strings.map(encodeUtf8);
+    const ends = new Float64Array(encoded.length);
+    let size = 0;
+    encoded.forEach((bytes, i) => {
+      size += bytes.length;
+      ends[i] = size;
+    });
+    const all = new Uint8Array(size);
+    encoded.forEach((bytes, i) => {
+      all.set(bytes, ends[i]! - bytes.length);
+    });
+    const flag = (value: boolean | undefined): number => (value ? 1 : 0);
+    this.model = text.piecesCreate(
+      Float64Array.of(
+        KINDS[parts.kind],
+        SHAPES[parts.shape],
+        parts.unknown ?? -1,
+        flag(parts.fuse),
+        flag(parts.single),
+        flag(parts.splitAtSpace),
+        flag(parts.dummyPrefix),
+        flag(parts.removeExtra),
+        parts.mostCharacters ?? 0,
+        parts.unknownScore ?? 0,
+        parts.tokens ?? 2 ** 32 - 1,
+        parts.firsts ?? 0,
+      ),
+      all,
+      ends,
+      Uint32Array.from(parts.ids),
+      parts.scores ?? new Float64Array(0),
+      parts.merges ?? NONE,
+      parts.bytes === undefined ? NONE : Uint32Array.from(parts.bytes),
+      parts.map ?? new Uint8Array(0),
+    );
+  }
+
+  /**
+   * @param hidden ids that no text may become
+   * @returns undefined where the kernels are not built, or do not know a part of the file
+   */
+  static ofFile(file: TokenizerFile, hidden: ReadonlySet<number>): NativePieces | undefined {
+    const text = nativeText();
+    if (text === undefined) return undefined;
+    const { model } = file;
+    if (model.type === "WordPiece") return ofBert(text, file.normalizer, file.pre_tokenizer, model, hidden);
+    const preparation = preparationOf(file.pre_tokenizer);
+    if (preparation === undefined) return undefined;
+    const made =
+      model.type === "BPE" ? bpeParts(model) : model.type === "Unigram" ? unigramParts(model, hidden) : undefined;
+    return (
+      made && new NativePieces(text, { ...made, shape: "prepared", splitAtSpace: preparation.splits }, preparation)
+    );
+  }
+
+  /** A model whose texts are taken as they are. */
+  static make(text: NativeText, parts: Parts, beyond?: RegExp): NativePieces {
+    return new NativePieces(text, parts, WHOLE, beyond);
+  }
+
+  /** A text, normalised already unless `normalizes`, as the native model takes it; undefined where only TypeScript knows it. */
+  prepare(text: string, first: boolean): string | undefined {
+    if (this.beyond?.test(text)) return undefined;
+    return this.prepares.prepare(text, first);
+  }
+
+  /** The ids of one text that is prepared, at once. */
+  encode(prepared: string): Uint32Array {
+    return this.text.piecesEncode(this.model, encodeUtf8(prepared));
+  }
+
+  batch(threads: number): NativeBatch {
+    return (bytes, ends) => this.text.piecesEncodeMany(this.model, bytes, ends, threads);
+  }
+}
+
+/** How a pre-tokenizer changes a text before the native model cuts it. */
+interface Preparation {
+  readonly splits: boolean;
+  prepare(text: string, first: boolean): string;
+}
+
+const WHOLE: Preparation = { splits: false, prepare: (text) => text };
+
+function preparationOf(part: PreTokenizer | null): Preparation | undefined {
+  if (part === null) return WHOLE;
+  if (part.type === "Metaspace") return metaspace(part);
+  if (part.type !== "Sequence" || part.pretokenizers.length !== 2) return undefined;
+  const [words, space] = part.pretokenizers;
+  if (words?.type !== "WhitespaceSplit" || space?.type !== "Metaspace") return undefined;
+  if (space.prepend_scheme !== "always" || !space.split || space.replacement !== SPACE) return undefined;
+  // Each word begins with the symbol, which is where the native model cuts.
+  const word = new RegExp(`\\p{White_Space}+|(?<=^|\\p{White_Space})(?=[^\\p{White_Space}${SPACE}])`, "gu");
+  return { splits: true, prepare: (text) => text.replace(word, (gap) => (gap === "" ? SPACE : "")) };
+}
+
+function metaspace({ replacement, prepend_scheme, split }: Metaspace): Preparation | undefined {
+  if (replacement !== SPACE) return undefined;
+  return {
+    splits: split,
+    prepare: (text, first) => {
+      const all = text.replaceAll(" ", SPACE);
+      const prepends = prepend_scheme === "always" || (prepend_scheme === "first" && first);
+      return prepends && !all.startsWith(SPACE) ? SPACE + all : all;
+    },
+  };
+}
+
+function bpeParts(part: BpePart) {
+  const { vocab, merges } = part;
+  if (part.ignore_merges || part.continuing_subword_prefix || part.end_of_word_suffix) return undefined;
+  const bytes = part.byte_fallback ? byteTokens((token) => vocab.get(token)) : undefined;
+  if (part.byte_fallback && bytes === undefined) return undefined;
+  const unknown = part.unk_token === null ? undefined : vocab.get(part.unk_token);
+  // Bytes and unknown characters are put in at the end here, so nothing may merge with them.
+  const apart = new Set([...(bytes ?? []), ...(unknown === undefined ? [] : [unknown])]);
+  const table = new Uint32Array(merges.length * 4);
+  for (let i = 0; i < merges.length; i++) {
+    const [left, right] = merges[i]!;
+    const ids = [vocab.get(left)!, vocab.get(right)!, i, vocab.get(left + right)!];
+    if (apart.has(ids[0]!) || apart.has(ids[1]!) || ids.some((id) => id >= 2 ** 21 - 2)) return undefined;
+    table.set(ids, i * 4);
+  }
+  return {
+    kind: "bpe" as const,
+    strings: [...vocab.keys()],
+    ids: [...vocab.values()],
+    unknown,
+    fuse: part.fuse_unk,
+    merges: table,
+    bytes,
+  };
+}
+
+function unigramParts(part: UnigramPart, hidden: ReadonlySet<number>) {
+  const model = modelOf(part, hidden);
+  return model instanceof UnigramModel ? model.nativeParts() : undefined;
+}
+
+function ofBert(
+  text: NativeText,
+  normalizer: Normalizer | null,
+  cutter: PreTokenizer | null,
+  part: WordPiecePart,
+  hidden: ReadonlySet<number>,
+): NativePieces | undefined {
+  if (normalizer?.type !== "BertNormalizer" || cutter?.type !== "BertPreTokenizer") return undefined;
+  const prefix = part.continuing_subword_prefix;
+  const unknown = part.vocab.get(part.unk_token);
+  if (prefix === "" || unknown === undefined) return undefined;
+  const usable = [...part.vocab].filter(([, id]) => !hidden.has(id));
+  const inner = usable.filter(([token]) => token.startsWith(prefix) && token.length > prefix.length);
+  const { map, beyond } = bertTable(normalizer);
+  return NativePieces.make(
+    text,
+    {
+      kind: "wordpiece",
+      shape: "bert",
+      strings: [...usable.map(([token]) => token), ...inner.map(([token]) => token.slice(prefix.length))],
+      ids: [...usable, ...inner].map(([, id]) => id),
+      firsts: usable.length,
+      unknown,
+      mostCharacters: part.max_input_chars_per_word,
+      map,
+    },
+    beyond,
+  );
+}
+
+const GAP = 1;
+const ALONE = 2;
+const CHANGED = 4;
+
+/**
+ * What BERT's normalizer makes of each character, and how its pre-tokenizer takes it: a byte for each of 0x110000 code points, then the
+ * changed ones (code point in four bytes, length, UTF-8). Characters whose result depends on their neighbours are `beyond`.
+ */
+function bertTable(part: Normalizer & { type: "BertNormalizer" }): { map: Uint8Array; beyond: RegExp | undefined } {
+  const flags = new Uint8Array(0x110000);
+  for (const run of PUNCTUATION.split(" ")) {
+    const [from, to = from] = run.split("-").map((hex) => Number.parseInt(hex, 16));
+    flags.fill(ALONE, from!, to! + 1);
+  }
+  for (let point = 0; point <= 0x3000; point++)
+    if (/\p{White_Space}/u.test(String.fromCodePoint(point))) flags[point] = GAP;
+  const normalize = normalizeBy(part);
+  const decomposes = part.strip_accents ?? part.lowercase;
+  const changed: number[] = [];
+  const beyond: number[] = [];
+  for (let block = 0; block < 0x110000; block += 256) {
+    if (block >= 0xd800 && block < 0xe000) continue;
+    const points = Array.from({ length: 256 }, (_, i) => String.fromCodePoint(block + i));
+    const text = points.join("a");
+    if (normalize(text) === text && !(decomposes && /\p{M}/u.test(text))) continue;
+    points.forEach((c, i) => {
+      const made = normalize(c);
+      // Marks that stay are put in order among their neighbours.
+      if (decomposes && MARK.test(made)) beyond.push(block + i);
+      if (made === c) return;
+      if (made === ` ${c} `) {
+        flags[block + i] = ALONE;
+        return;
+      }
+      const bytes = encodeUtf8(made);
+      flags[block + i]! |= CHANGED;
+      const point = block + i;
+      changed.push(point & 255, (point >> 8) & 255, point >> 16, 0, bytes.length, ...bytes);
+    });
+  }
+  const map = new Uint8Array(flags.length + changed.length);
+  map.set(flags);
+  map.set(changed, flags.length);
+  const ranges = beyond.map((point) => point.toString(16)).join(" ");
+  return { map, beyond: ranges === "" ? undefined : new RegExp(characters(ranges).source, "u") };
+}
+
+/** A mark with a place in the canonical order. */
+const MARK = /\p{M}/u;
