@@ -80,7 +80,7 @@ export function profileNotes(
       ),
     ...(largest
       ? showPeak(explainPeak(largest.program), largest.program.arenaBytes)
-          .slice(0, 9)
+          .slice(0, 10)
           .map((line) => truncate(line, columns))
       : []),
   ];

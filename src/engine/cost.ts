@@ -37,13 +37,14 @@ const multiplying = /^(dot_general|convolution|attention|linear_cross_entropy)/;
 export function costOf(program: Program, { op, inputs, outputs, attributes }: Instruction): Cost {
   const given: Aval[] = inputs.map((id) => program.values[id]!);
   const made: Aval[] = outputs.map((id) => program.values[id]!);
-  const rule = op === fusedOp.name ? fusedOp : findOp(op);
+  // A copy is made by the plan: no op of the language.
+  const rule = op === fusedOp.name ? fusedOp : op === "copy" ? undefined : findOp(op);
   const sum = (values: readonly Aval[]) => values.reduce((n, v) => n + bytesOf(v), 0);
   let bytes = sum(given) + sum(made);
   if (picking.has(op)) bytes = sum(given.slice(1)) + 2 * sum(made);
   if (patching.has(op)) bytes = 2 * sum(given.slice(1));
   return {
-    flops: rule.flops?.(given, made, attributes) ?? 0,
+    flops: rule?.flops?.(given, made, attributes) ?? 0,
     bytes,
     type: multiplying.test(op) ? program.matmul : "f32",
   };

@@ -173,7 +173,8 @@ export function showPeak(peak: ExplainedPeak, arena: number): string[] {
   const where = peak.scope ? `${peak.op} [${peak.scope}]` : peak.op;
   const gap = ((100 * (arena - peak.bytes)) / peak.bytes).toFixed(1);
   return [
-    `most at once: ${short(peak.bytes)}B at ${where}; the arena is ${gap} % larger. Held then:`,
+    `most at once: ${short(peak.bytes)}B at ${where}`,
+    `the arena is ${gap} % larger; held then:`,
     ...peak.holders
       .filter((h) => h.bytes >= peak.bytes / 100)
       .map((h) => `${`${short(h.bytes)}B`.padStart(8)}  ${h.count} x ${h.op} ${h.value}`),

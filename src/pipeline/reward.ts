@@ -38,9 +38,14 @@ export async function replies(
   prompts: readonly (readonly number[])[],
   o: { maxTokens: number; temperature: number; seed: number; onProgress?: (done: number) => void },
 ): Promise<number[][]> {
+  const { context } = workshop.recipe.model;
+  if (prompts.length === 0)
+    throw new InputError(
+      `No prompt of the data leaves room for a reply of ${o.maxTokens} tokens in a context of ${context}: raise model.context, or shorten the replies.`,
+    );
   const generator = new Generator({
     slots: Math.min(SLOTS, prompts.length),
-    capacity: workshop.recipe.model.context,
+    capacity: context,
     precision: "f32",
   });
   try {

@@ -22,7 +22,7 @@ test("explain prints the ops, shapes, operations and memory of the program witho
       { bytes: 128, count: 1, op: "multiply", value: "f32(8, 4)" },
     ],
   });
-  expect(String(told)).toMatch(/most at once: 256B at multiply; the arena is 0\.0 % larger/);
+  expect(String(told)).toMatch(/most at once: 256B at multiply\nthe arena is 0\.0 % larger/);
   const backward = explain((a: Tensor, b: Tensor) => grad(b, (c) => a.matmul(c.transpose()).square().sum()), [x, w]);
   expect(backward.flops).toBeGreaterThan(2 * told.ops[0]!.flops - 1);
   x.dispose();

@@ -2,6 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
+import { z } from "zod";
 import { commands } from "../../src/cli/commands/index.ts";
 import { runCli } from "../../src/cli/frame.ts";
 import { profileTable } from "../../src/cli/profile-view.ts";
@@ -140,6 +141,52 @@ describe.skipIf(missing)("on native kernels", () => {
       expect(traceEvents.filter((e) => e.name === "attention")).toHaveLength(2);
       expect(await runCli({ commands, version: "0" }, [...argv, "--stage", "report"])).toBe(2);
       expect(out).toMatch(/report.*has no steps/);
+      out = "";
+      expect(await runCli({ commands, version: "0" }, [...argv, "--trace", join(folder, "no", "trace.json")])).toBe(2);
+      expect(out).toMatch(/there is no folder/);
+    } finally {
+      vi.restoreAllMocks();
+      rmSync(folder, { recursive: true });
+      useBackend(backend());
+    }
+  });
+
+  // The last stage: those before it run as well, each for a step.
+  test("howdah profile runs rollouts and updates of PPO, and its trace is one that Chrome reads", {
+    timeout: 120_000,
+  }, async () => {
+    const folder = mkdtempSync(join(tmpdir(), "howdah-profile-test-"));
+    let out = "";
+    vi.spyOn(process.stdout, "write").mockImplementation((text) => {
+      out += text;
+      return true;
+    });
+    try {
+      const trace = join(folder, "trace.json");
+      const small = ["model.layers=1", "model.width=32", "model.heads=2", "tokenizer.vocabulary=300"];
+      const argv = ["profile", "recipes/shakespeare.yaml", ...small.flatMap((s) => ["--set", s]), "--stage", "ppo"];
+      const code = await runCli({ commands, version: "0" }, [
+        ...argv,
+        ...["--steps", "1", "--warm-up", "1", "--trace", trace],
+      ]);
+      const lines = out.trimEnd().split("\n");
+      const result = JSON.parse(lines.at(-1)!) as { programs: { name: string }[]; stage: string };
+      expect([lines.at(-1)!.slice(0, 300), code, result.stage]).toEqual([expect.anything(), 0, "ppo"]);
+      expect(result.programs.map((p) => p.name)).toEqual(expect.arrayContaining(["ppo actor", "reply"]));
+      expect(lines.slice(0, -1).filter((line) => line.length > 80 && !line.startsWith("Trace"))).toEqual([]);
+      const event = z.union([
+        z.object({ ph: z.literal("M"), name: z.string(), pid: z.number().int(), args: z.object({ name: z.string() }) }),
+        z.object({
+          ph: z.literal("X"),
+          name: z.string().min(1),
+          pid: z.number().int(),
+          tid: z.number().int(),
+          ts: z.number().min(0),
+          dur: z.number().min(0),
+        }),
+      ]);
+      const file = z.object({ displayTimeUnit: z.enum(["ms", "ns"]), traceEvents: z.array(event).min(100) });
+      expect(file.safeParse(JSON.parse(readFileSync(trace, "utf8"))).error).toBeUndefined();
     } finally {
       vi.restoreAllMocks();
       rmSync(folder, { recursive: true });

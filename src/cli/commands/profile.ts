@@ -1,6 +1,6 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { measurePeaks } from "../../engine/backends/native/peaks.ts";
 import { loadNativeBackend, type Profile, Profiler, profileRows, useBackend } from "../../engine/index.ts";
@@ -51,6 +51,7 @@ export const profile = defineCommand({
   async run(o, { print, stdout, signal }) {
     const native = loadNativeBackend();
     if ("missing" in native) throw new BackendError(native.missing);
+    if (o.trace !== undefined) requireFolder(o.trace);
     const loaded = cut(loadRecipe(o.recipe, o.set), o.stage, o.warmUp + o.steps);
     const target = loaded.recipe.stages.at(-1)!;
     const profiler = new Profiler(native);
@@ -73,12 +74,14 @@ export const profile = defineCommand({
           } else if (begun !== undefined && event.step >= o.warmUp + o.steps) {
             const milliseconds = (performance.now() - begun) / o.steps;
             measured = profiler.stop().then((profile) => ({ profile, milliseconds }));
+            // Whatever is wrong with it is said when it is waited for, below.
+            measured.catch(() => {});
             stop.abort();
           }
         };
         run.events.add(listen);
         await runJob(run, loaded, { signal: either }).catch((error: unknown) => {
-          if (!(error instanceof StoppedError && measured)) throw error;
+          if (!(error instanceof StoppedError)) throw error;
         });
       } finally {
         run.close();
@@ -86,7 +89,7 @@ export const profile = defineCommand({
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }
-    if (signal.aborted) throw new Interrupted("Stopped.");
+    if (signal.aborted) throw new Interrupted("Stopped; a profile leaves nothing behind.");
     if (!measured)
       throw new InputError(
         `The stage ${target.name} ended before ${o.warmUp} + ${o.steps} steps: give fewer with --warm-up and --steps.`,
@@ -108,6 +111,13 @@ export const profile = defineCommand({
     return { recipe: o.recipe, stage: target.name, ...result, ...(o.trace === undefined ? {} : { trace: o.trace }) };
   },
 });
+
+/** Before minutes are spent on what cannot be written. */
+function requireFolder(trace: string): void {
+  const folder = dirname(resolve(trace));
+  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory())
+    throw new InputError(`--trace is ${JSON.stringify(trace)}, and there is no folder ${folder}: make it first.`);
+}
 
 /** The recipe up to one stage: that one long enough and saying every step, those before it one step long. */
 function cut(loaded: LoadedRecipe, name: string | undefined, steps: number): LoadedRecipe {
