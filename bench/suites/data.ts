@@ -1,4 +1,5 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -10,7 +11,7 @@ import { hashBits, uniform } from "../../src/data/random.ts";
 import { readDocuments } from "../../src/data/sources/read.ts";
 import { InputError } from "../../src/tensor/errors.ts";
 import type { Work } from "../contest.ts";
-import { environmentOf, ours, pythonPeer } from "../environment.ts";
+import { environmentOf, ours, pythonPeer, threads } from "../environment.ts";
 import { readPages } from "../pages.ts";
 import { chooseWorks, contestShape, runContest } from "../suite.ts";
 import { table } from "../table.ts";
@@ -200,14 +201,49 @@ function synthetic(i: number): string {
   return words.join(" ");
 }
 
+/** text-dedup's MinHash over the same documents, in as many processes as there are threads. */
+function runTextDedup(
+  python: string,
+  documents: number,
+  print: (line: string) => void,
+): { seconds: number; found: number } {
+  const folder = mkdtempSync(join(tmpdir(), "howdah-text-dedup-"));
+  try {
+    const file = join(folder, "documents.jsonl");
+    for (let i = 0; i < documents; i++) appendFileSync(file, `${JSON.stringify({ text: synthetic(i) })}\n`);
+    const settings =
+      "--path json --split train --use_auth_token false --column text --ngram 5 --b 14 --r 8 --num_perm 112 --threshold 0.75 --hash_func xxh3 --num_proc";
+    const places = ["--data_files", file, "--cache_dir", join(folder, "cache"), "--output", join(folder, "out")];
+    const argv = ["-m", "text_dedup.minhash", ...settings.split(" "), String(threads()), ...places];
+    const start = performance.now();
+    const ran = spawnSync(python, argv, { encoding: "utf8", env: { ...process.env, COLUMNS: "200" } });
+    const seconds = (performance.now() - start) / 1000;
+    const said = `${ran.stdout}${ran.stderr}`;
+    const after = /After\s*:\s*(\d+)/.exec(said)?.[1];
+    if (after === undefined) throw new InputError(`text-dedup did not end well: ${said.slice(-1000)}`);
+    const found = documents - Number(after);
+    print(
+      `text-dedup: ${((seconds * 1e6) / documents).toFixed(0)} us each with ${threads()} processes; ${found} found`,
+    );
+    return { seconds, found };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 export const dedup = defineCommand({
   name: "dedup",
   summary: "near duplicates among a million made-up documents: cost per document and memory as the number grows",
   options: z.object({
     documents: z.number().int().min(1000).default(1_000_000).describe("how many"),
     memory: z.number().int().min(1).default(64).describe("of keys, before they go to disk").meta({ value: "MB" }),
+    textDedup: z
+      .string()
+      .optional()
+      .describe("a Python with text-dedup (it needs an environment of its own), to give the same documents to")
+      .meta({ value: "PYTHON" }),
   }),
-  async run({ documents, memory }, { print }) {
+  async run({ documents, memory, textDedup }, { print }) {
     const near = new NearDuplicates({ memory: memory * 2 ** 20 });
     const rows: string[][] = [];
     const parts: { documents: number; micros: number; rss: number }[] = [];
@@ -242,6 +278,7 @@ export const dedup = defineCommand({
       `${drop.size} of ${Math.floor(documents / 10)} changed copies found, ${wrong} others by mistake; clusters in ${finish.toFixed(1)} s; peak ${peak.toFixed(0)} MB`,
     );
     return {
+      ...(textDedup === undefined ? {} : { textDedup: runTextDedup(textDedup, documents, print) }),
       documents,
       parts,
       found: drop.size,

@@ -73,7 +73,7 @@ test("the corpus is the same for any number of workers, and after kill -9 at any
   expect(last.exitCode, last.stderr).toBe(0);
   expect(bits(join(root, "killed"))).toEqual(want);
   const again = await runCliProcess(build("killed", 2));
-  expect(again.result!.reused).toEqual(["read", "dedup", "tokenizer", "tokens", "shards"]);
+  expect(again.result!.reused).toEqual(["read", "dedup", "tokenizer", "tokens", "shards", "index"]);
 }, 300_000);
 
 test("Ctrl-C stops cleanly and says how to go on; two builds of one corpus do not mix", async () => {

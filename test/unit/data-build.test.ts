@@ -113,7 +113,7 @@ describe("a corpus", () => {
     expect(whole).not.toContain("zebras");
 
     const again = await buildCorpus(recipe, { workers: 0 });
-    expect(again.reused).toEqual(["read", "dedup", "tokenizer", "tokens", "shards"]);
+    expect(again.reused).toEqual(["read", "dedup", "tokenizer", "tokens", "shards", "index"]);
     // Another mixture: nothing is read again.
     const other = await buildCorpus(parseDataRecipe("r.yaml", recipeText(folder, ", tokens: 3000")), { workers: 0 });
     expect(other.reused).toEqual(["read", "dedup", "tokenizer", "tokens"]);

@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { requireSpace, writeFileAtomic } from "../../runs/atomic.ts";
 import { acquireLock } from "../../runs/lock.ts";
 import { HowdahError, InputError } from "../../tensor/errors.ts";
@@ -14,6 +14,7 @@ import { listInputs } from "../sources/read.ts";
 import { sha256 } from "../text.ts";
 import { type DedupeReport, dedupe } from "./dedupe.ts";
 import { sampleTexts } from "./filters.ts";
+import { indexFile, indexPath } from "./grams.ts";
 import { jsonLines } from "./lines.ts";
 import { runUnits } from "./pool.ts";
 import { type DataRecipe, type DataSource, writeDataRecipe } from "./recipe.ts";
@@ -25,7 +26,7 @@ import { type KeptDocument, makeLeakFinder, type UnitResult, type UnitTask, unit
 /** Changed when a stage gives something else for the same input: what older versions made is then made again. */
 const VERSION = 2;
 
-export const dataStages = ["read", "dedup", "tokenizer", "tokens", "shards", "report"] as const;
+export const dataStages = ["read", "dedup", "tokenizer", "tokens", "shards", "index", "report"] as const;
 export type DataStage = (typeof dataStages)[number];
 
 export interface DataProgress {
@@ -145,6 +146,7 @@ class Build {
         recipe.sources.map((s) => [s.name, s.weight, s.epochs, s.licence]),
       ),
     );
+    await this.#index(deduped, units);
     this.#begin("report");
     const bytes = Object.values(deduped.sources).reduce((n, s) => n + s.bytes, 0);
     const tokens = encoded.reduce((n, file) => n + file.lengths.reduce((a, b) => a + b, 0), 0);
@@ -327,6 +329,7 @@ class Build {
     else {
       rmSync(marker, { force: true });
       rmSync(folder, { recursive: true, force: true });
+      rmSync(join(this.work, "index"), { recursive: true, force: true });
       const total = units.reduce((n, u) => n + u.kept, 0);
       deduped = await dedupe(units, join(this.work, "units"), folder, this.recipe.dedup, (n) => {
         this.options.signal?.throwIfAborted();
@@ -439,6 +442,34 @@ class Build {
     }
     this.#end("shards");
     return mixed;
+  }
+
+  /** What the Studio's search looks at first. Duplicates lie among the clean documents of their units. */
+  async #index(deduped: DedupeReport, units: readonly UnitResult[]): Promise<void> {
+    this.#begin("index");
+    const { out } = this.recipe;
+    const inUnits = (kind: "dropped" | "documents") =>
+      units.map(({ key }) => `work/units/${basename(unitFiles("", key)[kind])}`);
+    const paths = [
+      ...deduped.files.map(({ path }) => `documents/${basename(path)}`),
+      ...inUnits("dropped"),
+      ...(deduped.exact + deduped.near > 0 ? inUnits("documents") : []),
+    ];
+    const total = paths.reduce((n, path) => n + statSync(join(out, path)).size, 0);
+    let [bytes, reused] = [0, true];
+    for (const path of paths) {
+      const made = await indexFile(out, path, (n) => {
+        bytes += n;
+        this.options.signal?.throwIfAborted();
+        this.#tell(bytes, total, 0, bytes);
+      });
+      if (made) reused = false;
+    }
+    if (reused) this.reused.push("index");
+    const known = new Set(paths.map((path) => basename(indexPath(path))));
+    for (const name of readdirSync(join(this.work, "index")))
+      if (!known.has(name)) rmSync(join(this.work, "index", name), { force: true });
+    this.#end("index");
   }
 
   /** Takes away what units of earlier recipes and killed jobs left; those of this one stay, so that nothing is read twice. */

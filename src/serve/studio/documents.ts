@@ -1,5 +1,6 @@
 import { open, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { candidates, gramsOf, type Span } from "../../data/build/grams.ts";
 import { SHOWN } from "../../data/build/lines.ts";
 import type { DroppedDocument, KeptDocument } from "../../data/build/unit.ts";
 import type { DocumentHead, DocumentStatus, DocumentsPage, DocumentView, FoundDocument } from "../data-api.ts";
@@ -107,6 +108,24 @@ async function* linesFrom(path: string, offset: number, longest: number): AsyncG
   }
 }
 
+/** Lines from a byte on that begin in one of the spans; without them, all. */
+async function* linesIn(
+  path: string,
+  offset: number,
+  spans: readonly Span[] | undefined,
+  longest: number,
+): AsyncGenerator<Line> {
+  if (spans === undefined) yield* linesFrom(path, offset, longest);
+  for (const { from, to } of spans ?? []) {
+    if (to <= offset) continue;
+    for await (const line of linesFrom(path, Math.max(from, offset), longest)) {
+      if (line.at >= to) break;
+      yield line;
+      if (line.next >= to) break;
+    }
+  }
+}
+
 type Stored = KeptDocument | DroppedDocument;
 
 function parseLine(bytes: Buffer): Stored | undefined {
@@ -178,6 +197,7 @@ export async function findDocuments(
   );
   const size = asked.reduce((n, f) => n + f.size, 0);
   const what = finder(query.q);
+  const grams = [...new Set([...gramsOf(query.q), ...gramsOf(id ?? "")])];
   const idBytes = id === undefined ? undefined : Buffer.from(JSON.stringify(id));
   let first = 0;
   let start = 0;
@@ -191,8 +211,11 @@ export async function findDocuments(
   let searched = asked.slice(0, first).reduce((n, f) => n + f.size, 0);
   let looked = 0;
   const began = performance.now();
-  for (const file of asked.slice(first)) {
-    for await (const line of linesFrom(join(folder, file.path), start, limits.lineBytes)) {
+  for (const [i, file] of asked.slice(first).entries()) {
+    if (i > 0 && (signal.aborted || performance.now() - began > limits.milliseconds))
+      return { documents, next: `${file.path}@0`, searched, size };
+    const spans = grams.length === 0 ? undefined : candidates(folder, file.path, file.size, grams);
+    for await (const line of linesIn(join(folder, file.path), start, spans, limits.lineBytes)) {
       const at = `${file.path}@${line.at}`;
       const full = documents.length >= query.limit;
       if (
