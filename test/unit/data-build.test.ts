@@ -116,7 +116,7 @@ describe("a corpus", () => {
     expect(again.reused).toEqual(["read", "dedup", "tokenizer", "tokens", "shards", "index"]);
     // Another mixture: nothing is read again.
     const other = await buildCorpus(parseDataRecipe("r.yaml", recipeText(folder, ", tokens: 3000")), { workers: 0 });
-    expect(other.reused).toEqual(["read", "dedup", "tokenizer", "tokens"]);
+    expect(other.reused).toEqual(["read", "dedup", "tokenizer", "tokens", "index"]);
     expect(other.report.sources.reduce((n, s) => n + s.realised, 0)).toBe(3000);
     // One file more: only that file is read.
     writeFileSync(join(folder, "b", "new.md"), story(77, 15));
