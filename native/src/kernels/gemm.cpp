@@ -58,13 +58,31 @@ struct Blocks {
   }
 };
 
-/** A block of A, packed for the tile. */
-template <bool BF>
-struct PackedA {
+/** A block of A as the tile reads it. */
+struct TileA {
   const float* data;
   ALayout layout;
+  int64_t ld;    // words from row to row where it lies in rows
   int64_t panel; // words from one group of tile rows to the next
+  template <bool BF>
+  static TileA packed(const float* data, bool trans, int kd) {
+    constexpr int64_t rows = tile_of<BF>.rows, ld = row_stride<BF>;
+    return trans ? TileA{data, ALayout::panel, 0, kd * rows + W} : TileA{data, ALayout::rows, ld, rows * ld};
+  }
 };
+
+/**
+ * Whether the tile reads A from where it is: words of the right type in rows that do not crowd the same sets of L1 (64 lines to a
+ * way) and are not far apart.
+ */
+template <bool BF>
+bool reads_a_in_place(const GemmArgs& g) {
+  if (g.trans_a || (g.ta == Type::bf16) != BF) return false;
+  if (BF && (g.k % 2 != 0 || g.lda % 2 != 0 || (uintptr_t)g.a % 4 != 0)) return false;
+  const int64_t bytes = g.lda * (BF ? 2 : 4), line = 64;
+  if (bytes >= 4096) return false;
+  return bytes % line != 0 || bytes / line % 32 != 0;
+}
 
 template <bool BF>
 int64_t packed_a_words(int64_t rows, int kd, bool trans) {
@@ -74,20 +92,13 @@ int64_t packed_a_words(int64_t rows, int kd, bool trans) {
 
 /** Packs rows i .. i + rows of op(A) for k0 .. k0 + k. */
 template <bool BF>
-PackedA<BF> pack_a(const GemmArgs& g, int64_t i, int rows, int64_t k0, int k, float* to) {
+void pack_a(const GemmArgs& g, int64_t i, int rows, int64_t k0, int k, float* to) {
   constexpr int tile_rows = tile_of<BF>.rows;
-  PackedA<BF> packed{to, g.trans_a ? ALayout::panel : ALayout::rows, 0};
   with_type(g.ta, [&](auto type) {
     const auto* a = (decltype(type))g.a;
-    if (g.trans_a) {
-      packed.panel = (int64_t)words(k, BF) * tile_rows + W;
-      pack_panels<BF>(a + k0 * g.lda + i, g.lda, rows, k, tile_rows, to, packed.panel);
-    } else {
-      packed.panel = (int64_t)tile_rows * row_stride<BF>;
-      pack_rows<BF>(a + i * g.lda + k0, g.lda, rows, k, to, row_stride<BF>);
-    }
+    if (g.trans_a) pack_panels<BF>(a + k0 * g.lda + i, g.lda, rows, k, tile_rows, to, TileA::packed<BF>(to, true, words(k, BF)).panel);
+    else pack_rows<BF>(a + i * g.lda + k0, g.lda, rows, k, to, row_stride<BF>);
   });
-  return packed;
 }
 
 /** Panels of B packed in one go where its rows lie along n: long runs of them are read, and the panels stay in L2. */
@@ -138,9 +149,9 @@ HOWDAH_INLINE void prefetch_finish(const GemmArgs& g, int64_t i, int rows, int64
   if (e.residual && e.residual != g.c) fetch(e.residual, Type::f32, e.ldr, std::integral_constant<int, 0>{});
 }
 
-/** One panel of B (its `columns` columns start at column j) times a packed block of A, into C. */
+/** One panel of B (its `columns` columns start at column j) times a block of A, into C. */
 template <bool BF>
-void multiply_panel(const GemmArgs& g, const PackedA<BF>& a, int64_t i0, int rows, int kd, const float* b, int64_t ldb,
+void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int kd, const float* b, int64_t ldb,
                     int64_t j, int columns, const Partial& partial, Turn turn) {
   constexpr int tile_rows = tile_of<BF>.rows, width = tile_of<BF>.vectors * W;
   const auto& kernels = a.layout == ALayout::rows ? tile_functions<BF, ALayout::rows> : tile_functions<BF, ALayout::panel>;
@@ -149,6 +160,7 @@ void multiply_panel(const GemmArgs& g, const PackedA<BF>& a, int64_t i0, int row
   const bool plain = g.alpha == 1 && (columns == width || !to_c) && (!turn.last || (to_c && !g.epilogue.any())) &&
                      !(turn.first && g.beta != 0 && !to_c);
   const bool add = !turn.first || g.beta != 0;
+  const FinishWhole whole = turn.first && turn.last && columns == width ? finish_whole_of<tile_of<BF>.vectors>(g) : nullptr;
   alignas(64) float buffer[tile_rows * width];
   for (int r = 0; r < rows; r += tile_rows) {
     const int count = std::min(tile_rows, rows - r);
@@ -156,11 +168,12 @@ void multiply_panel(const GemmArgs& g, const PackedA<BF>& a, int64_t i0, int row
     const auto kernel = kernels[(size_t)count - 1];
     float* p = partial.data ? partial.at(i0 + r, j) : nullptr;
     if (plain) {
-      kernel(kd, ap, b, ldb, p, partial.ld, add);
+      kernel(kd, ap, a.ld, b, ldb, p, partial.ld, add);
     } else {
       prefetch_finish(g, i0 + r, count, j, columns, turn);
-      kernel(kd, ap, b, ldb, buffer, width, false);
-      finish_rows(g, i0 + r, count, j, columns, buffer, width, p, partial.ld, turn);
+      kernel(kd, ap, a.ld, b, ldb, buffer, width, false);
+      if (whole) whole(g, i0 + r, count, j, buffer);
+      else finish_rows(g, i0 + r, count, j, columns, buffer, width, p, partial.ld, turn);
     }
   }
 }
@@ -172,25 +185,48 @@ struct Cut {
   Blocks blocks;
   int kd_block;            // words of a block of k
   int span_blocks;         // blocks of k that one turn goes through
-  int64_t block_rows, row_blocks;
-  int64_t chunk_columns, chunks; // columns of packed B that are there at one time
+  int64_t tiles;           // along m
+  int64_t block_rows, row_blocks; // rows of the largest block
+  int64_t column_tasks = 0;       // what each block of rows is cut into, or 0: to be chosen
+  int64_t chunk_columns, chunks;  // columns of packed B that are there at one time
+  bool in_place;           // A is not packed
   bool share_a, share_b;   // packed by all threads before the tasks, not by each task
   bool own_partial;        // partial sums need a place of their own: C cannot hold them, or still holds what the end reads
+
+  /** Block `block` of rows begins here: blocks differ by one row of tiles at most, so that threads end together. */
+  int64_t first_row(int64_t block) const { return block * tiles / row_blocks * tile_rows; }
 
   Cut(const GemmArgs& g, int threads) {
     const CacheSizes& cache = cache_sizes();
     blocks = Blocks::of<BF>(g.k);
     kd_block = words(blocks.size, BF);
+    tiles = ceil_div(g.m, tile_rows);
+    in_place = reads_a_in_place<BF>(g);
     // A block of A takes half of L2, with as much of k as leaves it enough rows to pay for reading B.
     const int64_t room = (int64_t)cache.l2 / 2 / 4, line = kd_block;
     constexpr int64_t enough = 7 * tile_rows, most = 16 * tile_rows;
     span_blocks = (int)std::clamp<int64_t>(room / (std::min<int64_t>(g.m, enough) * line), 1, blocks.count);
     span_blocks = (int)ceil_div(blocks.count, ceil_div(blocks.count, span_blocks));
-    int64_t rows = std::clamp<int64_t>(room / (line * span_blocks) / tile_rows * tile_rows, 4 * tile_rows, most);
-    if (threads > 1) rows = std::min(rows, std::max<int64_t>(4 * tile_rows, ceil_div(g.m, 3 * threads)));
-    block_rows = round_up(ceil_div(g.m, ceil_div(g.m, rows)), tile_rows);
-    row_blocks = ceil_div(g.m, block_rows);
-    share_a = threads > 1 && row_blocks < 2 * threads;
+
+    // With all of A or of B in L2, and a single turn, each thread takes a part of the other, so that little is packed for all and waited for.
+    const int64_t panels = ceil_div(g.n, width), k_words = (int64_t)kd_block * blocks.count;
+    const bool one_turn = threads > 1 && span_blocks == blocks.count;
+    const bool by_columns = one_turn && (in_place || g.n >= g.m) && g.m * k_words <= 2 * room && even(panels, threads);
+    const bool by_rows = one_turn && !by_columns && g.n * k_words <= 2 * room && even(tiles, threads);
+    if (by_columns) {
+      row_blocks = 1;
+      column_tasks = tasks_of(panels, threads, flops(g));
+    } else if (by_rows) {
+      row_blocks = tasks_of(tiles, threads, flops(g));
+      column_tasks = 1;
+    } else {
+      int64_t rows = std::clamp<int64_t>(room / (line * span_blocks) / tile_rows * tile_rows, 4 * tile_rows, most);
+      if (threads > 1) rows = std::min(rows, std::max<int64_t>(4 * tile_rows, ceil_div(g.m, 3 * threads)));
+      row_blocks = ceil_div(g.m, rows);
+      if (row_blocks > threads) row_blocks = std::min(tiles, round_up(row_blocks, threads));
+    }
+    block_rows = ceil_div(tiles, row_blocks) * tile_rows;
+    share_a = !in_place && threads > 1 && !by_rows && row_blocks < 2 * threads;
     share_b = row_blocks > 1;
 
     const GemmEpilogue& e = g.epilogue;
@@ -201,6 +237,16 @@ struct Cut {
     if (own_partial && span_blocks < blocks.count) columns = std::max<int64_t>(8 * width, std::min(columns, budget / 4 / g.m));
     chunks = ceil_div(g.n, columns);
     chunk_columns = round_up(ceil_div(g.n, chunks), width);
+  }
+
+ private:
+  /** The most that one of `threads` gets of `parts` in `tasks` tasks. */
+  static int64_t share(int64_t parts, int64_t tasks, int64_t threads) { return ceil_div(parts, tasks) * ceil_div(ceil_div(parts, ceil_div(parts, tasks)), threads); }
+  static bool even(int64_t parts, int64_t threads) { return 8 * share(parts, threads, threads) * threads <= 9 * parts; }
+  /** As many tasks as threads, or twice as many where each is still worth handing out: then a thread that comes late does less harm. */
+  static int64_t tasks_of(int64_t parts, int64_t threads, double work) {
+    const int64_t twice = 2 * threads;
+    return work >= (double)twice * 4 * task_flops && share(parts, twice, threads) <= share(parts, threads, threads) ? twice : threads;
   }
 };
 
@@ -234,13 +280,19 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
       // One task packs a group of panels of B for one block of k, or a block of A.
       const int64_t group = std::clamp<int64_t>(panels * span / (4 * threads), 1, panels_at_once);
       const int64_t groups = cut.share_b ? ceil_div(panels, group) : 0;
-      const int64_t a_tasks = cut.share_a ? cut.row_blocks * span : 0;
+      // Where there is a single block of A, its rows of tiles are shared out.
+      const int64_t pieces = cut.row_blocks == 1 ? std::min<int64_t>(cut.tiles, 2 * threads) : 1;
+      const int64_t a_tasks = cut.share_a ? cut.row_blocks * span * pieces : 0;
       const bool together = parallel && ((cut.share_b ? columns : 0) + (cut.share_a ? g.m : 0)) * g.k >= 16384;
-      const auto rows_of = [&](int64_t block) { return (int)std::min(cut.block_rows, g.m - block * cut.block_rows); };
+      const auto rows_of = [&](int64_t block) { return (int)(std::min(g.m, cut.first_row(block + 1)) - cut.first_row(block)); };
       each(together, a_tasks + groups * span, [&](int64_t task) {
         if (task < a_tasks) {
-          const int64_t block = task / span, p = task % span;
-          pack_a<BF>(g, block * cut.block_rows, rows_of(block), (from + p) * blocks.size, block_k(from + (int)p), shared_a + task * a_words);
+          const int64_t piece = task % pieces, block = task / pieces / span, p = task / pieces % span;
+          const int64_t block_tiles = ceil_div(rows_of(block), tile_rows), first = piece * block_tiles / pieces, end = (piece + 1) * block_tiles / pieces;
+          const int rows = (int)std::min<int64_t>(rows_of(block), end * tile_rows) - (int)first * tile_rows, k = block_k(from + (int)p);
+          const int64_t panel = TileA::packed<BF>(nullptr, g.trans_a, words(k, BF)).panel;
+          pack_a<BF>(g, cut.first_row(block) + first * tile_rows, rows, (from + p) * blocks.size, k,
+                     shared_a + (block * span + p) * a_words + first * panel);
           return;
         }
         task -= a_tasks;
@@ -252,15 +304,17 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
 
       // With fewer blocks of rows than keep all threads busy, the columns are shared out too.
       const int64_t wanted = cut.share_b ? ceil_div(2 * threads, cut.row_blocks) : 4 * threads;
-      const int64_t column_tasks = cut.row_blocks >= 2 * threads || threads == 1 ? 1 : std::clamp<int64_t>(wanted, 1, panels);
+      const int64_t column_tasks = cut.column_tasks                                  ? cut.column_tasks
+                                   : cut.row_blocks >= 2 * threads || threads == 1 ? 1
+                                                                                   : std::clamp<int64_t>(wanted, 1, panels);
       const int64_t task_panels = ceil_div(panels, column_tasks);
       each(parallel, cut.row_blocks * column_tasks, [&](int64_t task) {
-        const int64_t block = task / column_tasks, i0 = block * cut.block_rows;
+        const int64_t block = task / column_tasks, i0 = cut.first_row(block);
         const int rows = rows_of(block);
         const int64_t first = task % column_tasks * task_panels, end = std::min(panels, first + task_panels);
         if (rows <= 0 || first >= end) return;
         const float* a = shared_a ? shared_a + block * span * a_words : nullptr;
-        if (!a) {
+        if (!a && !cut.in_place) {
           float* const to = scratch(slot_own_a, (size_t)(a_words * span) * 4);
           for (int p = 0; p < span; p++) pack_a<BF>(g, i0, rows, (int64_t)(from + p) * blocks.size, block_k(from + p), to + p * a_words);
           a = to;
@@ -282,10 +336,11 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
                                                          : Partial{nullptr, 0, 0, 0};
             for (int p = 0; p < span; p++) {
               const int kd = words(block_k(from + p), BF);
-              PackedA<BF> packed{a + p * a_words, g.trans_a ? ALayout::panel : ALayout::rows, 0};
-              packed.panel = g.trans_a ? (int64_t)kd * tile_rows + W : (int64_t)tile_rows * row_stride<BF>;
+              const int64_t ld = g.lda / k_per_word(BF), k0 = (int64_t)(from + p) * blocks.size / k_per_word(BF);
+              const TileA block_a = cut.in_place ? TileA{(const float*)g.a + i0 * ld + k0, ALayout::rows, ld, tile_rows * ld}
+                                                 : TileA::packed<BF>(a + p * a_words, g.trans_a, kd);
               const float* b = own_b ? own_b + (p * at_once + panel - start) * stride : shared_b + (p * panels + panel) * stride;
-              multiply_panel<BF>(g, packed, i0, rows, kd, b, width, j, (int)std::min<int64_t>(width, g.n - j), partial,
+              multiply_panel<BF>(g, block_a, i0, rows, kd, b, width, j, (int)std::min<int64_t>(width, g.n - j), partial,
                                  {from + p == 0, from + p == blocks.count - 1});
             }
           }

@@ -1,6 +1,8 @@
 // What happens to sums on their way into C: scale, accumulate, bias, activation, residual, rounding.
 #pragma once
 
+#include <utility>
+
 #include "../gemm.hpp"
 #include "../simd.hpp"
 #include "../simd_math.hpp"
@@ -102,6 +104,67 @@ static void finish_rows(const GemmArgs& g, int64_t i, int rows, int64_t j, int64
     case Activation::silu: return run(std::integral_constant<Activation, Activation::silu>{});
     case Activation::relu: return run(std::integral_constant<Activation, Activation::relu>{});
   }
+}
+
+// ---- Whole tiles of a product that has a single block of k: every choice is made before the loop ----
+
+/** Finishes `rows` rows of V whole vectors from row i, column j; `sums` lies V * W apart. */
+using FinishWhole = void (*)(const GemmArgs& g, int64_t i, int rows, int64_t j, const float* sums);
+
+enum FinishPart { finish_bias = 1, finish_pre = 2, finish_residual = 4, finish_rounds = 8, finish_gradient = 16 };
+
+/** `parts`: what there is to do, a sum of FinishPart. The value before an activation, and what it is needed for, are bf16 here. */
+template <int V, Activation activation, int parts>
+static __attribute__((noinline)) void finish_whole(const GemmArgs& g, int64_t i, int rows, int64_t j, const float* sums) {
+  const GemmEpilogue& e = g.epilogue;
+  vf bias[V];
+  if constexpr (parts & finish_bias) HOWDAH_UNROLL for (int v = 0; v < V; v++) bias[v] = load(e.bias + j + v * W);
+  for (int r = 0; r < rows; r++, sums += V * W) {
+    const int64_t at = (i + r) * g.ldc + j;
+    HOWDAH_UNROLL for (int v = 0; v < V; v++) {
+      vf s = load(sums + v * W);
+      if constexpr (parts & finish_bias) s = s + bias[v];
+      if constexpr (parts & finish_gradient) {
+        s = activate<activation, true>(s, load_bf16((const bf16_t*)e.gradient_at + at + v * W));
+      } else {
+        if constexpr (parts & finish_pre) {
+          store_bf16((bf16_t*)e.pre_activation + at + v * W, s);
+          s = bf16_to_f32(f32_to_bf16(s));
+        }
+        s = activate<activation, false>(s, s);
+      }
+      if constexpr (parts & finish_residual) s = s + load(e.residual + (i + r) * e.ldr + j + v * W);
+      if constexpr (parts & finish_rounds) store_bf16((bf16_t*)g.c + at + v * W, s);
+      else store((float*)g.c + at + v * W, s);
+    }
+  }
+}
+
+template <int V, Activation activation, int... parts>
+FinishWhole find_finish(int wanted, std::integer_sequence<int, parts...>) {
+  FinishWhole found = nullptr;
+  ((parts == wanted ? void(found = finish_whole<V, activation, parts>) : void()), ...);
+  return found;
+}
+
+/** The function for a product's epilogue, or null: then finish_rows does it. */
+template <int V>
+FinishWhole finish_whole_of(const GemmArgs& g) {
+  const GemmEpilogue& e = g.epilogue;
+  if (g.alpha != 1 || g.beta != 0) return nullptr;
+  if ((e.pre_activation && e.pre_type != Type::bf16) || (e.gradient_at && e.gradient_type != Type::bf16)) return nullptr;
+  const int parts = (e.bias ? finish_bias : 0) | (e.pre_activation ? finish_pre : 0) | (e.residual ? finish_residual : 0) |
+                    (g.tc == Type::bf16 ? finish_rounds : 0) | (e.gradient_at ? finish_gradient : 0);
+  using Plain = std::integer_sequence<int, 0, 1, 4, 5, 8, 9, 12, 13>;
+  using Active = std::integer_sequence<int, 0, 1, 2, 3, 8, 9, 10, 11, 16, 24>;
+  switch (e.activation) {
+    case Activation::none: return find_finish<V, Activation::none>(parts, Plain{});
+    case Activation::gelu_tanh: return find_finish<V, Activation::gelu_tanh>(parts, Active{});
+    case Activation::gelu_erf: return find_finish<V, Activation::gelu_erf>(parts, Active{});
+    case Activation::silu: return find_finish<V, Activation::silu>(parts, Active{});
+    case Activation::relu: return find_finish<V, Activation::relu>(parts, Active{});
+  }
+  return nullptr;
 }
 
 /** One row of it. */

@@ -30,11 +30,11 @@ constexpr Tile tile_f32{4, 2, 256}, tile_bf16 = tile_f32;
 template <bool BF>
 constexpr Tile tile_of = BF ? tile_bf16 : tile_f32;
 
-/** Words between two rows of A packed by pack_rows: room for a block rounded up to W, and an odd number of cache lines. */
+/** Words between two rows of A as pack_rows lays them: room for a block rounded up to W, and an odd number of cache lines. */
 template <bool BF>
 constexpr int row_stride = ((tile_of<BF>.block + W + 31) / 32 * 32) + 16;
 
-/** How A lies: rows of words `row_stride` apart, or a panel [kd][rows of a full tile]. */
+/** How A lies: rows of words `lda` apart (packed: row_stride), or a panel [kd][rows of a full tile]. */
 enum class ALayout { rows, panel };
 
 HOWDAH_INLINE vf multiply_add(vf a, vf b, vf sum, std::false_type) { return fma(a, b, sum); }
@@ -50,11 +50,13 @@ HOWDAH_INLINE vf multiply_add(vf a, vf b, vf sum, std::true_type) {
  * most that of a full tile; columns come in full tiles only (a narrower rest goes through a buffer of the caller).
  */
 template <bool BF, ALayout layout, int M, int V>
-static __attribute__((noinline)) void multiply_tile(int kd, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc,
-                                                    bool add) {
+static __attribute__((noinline)) void multiply_tile(int kd, const float* a, [[maybe_unused]] int64_t lda, const float* b, int64_t ldb, float* c,
+                                                    int64_t ldc, bool add) {
   constexpr int full = tile_of<BF>.rows;
-  constexpr int64_t a_row = layout == ALayout::rows ? row_stride<BF> : 1;
-  constexpr int64_t a_word = layout == ALayout::rows ? 1 : full;
+  // Three rows to a pointer: one, two strides from it are addresses that a load can name.
+  constexpr int together = 3, pointers = layout == ALayout::rows ? (M + together - 1) / together : 1;
+  const float* rows[pointers];
+  HOWDAH_UNROLL for (int p = 0; p < pointers; p++) rows[p] = a + p * together * lda;
   vf sum[M][V];
   HOWDAH_UNROLL for (int i = 0; i < M; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = zero();
   HOWDAH_UNROLL for (int i = 0; i < M; i++)
@@ -63,11 +65,11 @@ static __attribute__((noinline)) void multiply_tile(int kd, const float* a, cons
     vf bv[V];
     HOWDAH_UNROLL for (int j = 0; j < V; j++) bv[j] = load(b + j * W);
     HOWDAH_UNROLL for (int i = 0; i < M; i++) {
-      const vf av = splat(a[i * a_row]);
+      const vf av = splat(layout == ALayout::rows ? rows[i / together][i % together * lda] : rows[0][i]);
       HOWDAH_UNROLL for (int j = 0; j < V; j++)
         sum[i][j] = multiply_add(av, bv[j], sum[i][j], std::bool_constant<BF>{});
     }
-    a += a_word;
+    HOWDAH_UNROLL for (int p = 0; p < pointers; p++) rows[p] += layout == ALayout::rows ? 1 : full;
     b += ldb;
   }
   if (add) {
@@ -78,7 +80,7 @@ static __attribute__((noinline)) void multiply_tile(int kd, const float* a, cons
       HOWDAH_UNROLL for (int j = 0; j < V; j++) store(c + i * ldc + j * W, sum[i][j]);
 }
 
-using TileFunction = void (*)(int kd, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, bool add);
+using TileFunction = void (*)(int kd, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add);
 
 /** The kernels for 1 .. rows rows, at index rows - 1. */
 template <bool BF, ALayout layout>
