@@ -141,9 +141,21 @@ std::shared_ptr<Executable> Executable::compile(const Json& program, const std::
     }
     step.in.resize(step.in_locations.size());
     step.out.resize(step.out_locations.size());
+    if (instruction.op == "quantized_linear") step.weight_bytes = instruction.inputs[1].bytes;
     if (instruction.workspace_bytes > most_workspace) most_workspace = instruction.workspace_bytes;
     made->steps_.push_back(std::move(step));
   }
+  // What a product by packed weights reads can be on its way while the steps before it run; after the last one, what the next run begins with.
+  Location ahead{};
+  int64_t ahead_bytes = 0;
+  for (size_t turn = 0; turn < 2; ++turn)
+    for (size_t i = made->steps_.size(); i-- > 0;) {
+      Step& step = made->steps_[i];
+      if (ahead_bytes > 0) step.ahead = ahead, step.ahead_bytes = ahead_bytes;
+      if (step.op != "quantized_linear") continue;
+      ahead = step.in_locations[1];
+      ahead_bytes = step.weight_bytes;
+    }
   made->workspace_offset_ = align_up(arena_bytes);
   made->stack_bytes_ = made->workspace_offset_ + align_up(most_workspace);
   return made;
@@ -163,6 +175,7 @@ void Executable::run(void* const* inputs, void* const* outputs, std::byte* stack
     for (size_t i = 0; i < step.in.size(); ++i) step.in[i] = resolve(step.in_locations[i]);
     for (size_t i = 0; i < step.out.size(); ++i) step.out[i] = resolve(step.out_locations[i]);
     const Call call{step.in.data(), step.out.data(), stack + workspace_offset_};
+    if (step.ahead_bytes > 0) fetch_when_idle(resolve(step.ahead), step.ahead_bytes);
     if (!profiling_) {
       step.kernel(call);
       continue;

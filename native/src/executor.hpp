@@ -55,6 +55,10 @@ class Executable {
     std::vector<std::shared_ptr<Executable>> programs;
     int64_t nanoseconds = 0, calls = 0;
     int64_t number = 0;
+    /** Bytes of the packed weights that it reads, and the weights of the next step that reads some. */
+    int64_t weight_bytes = 0;
+    Location ahead{};
+    int64_t ahead_bytes = 0;
   };
   struct Copy {
     Location from;

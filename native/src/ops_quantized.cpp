@@ -5,14 +5,18 @@
 namespace howdah {
 namespace {
 
+WeightFormat format_of(const Instruction& instruction) {
+  const std::string& name = instruction.attribute("format").string();
+  if (name == "bf16") return WeightFormat::bf16;
+  if (name == "int8") return WeightFormat::int8;
+  if (name != "int4") instruction.wrong("there is no weight format " + name);
+  return WeightFormat::int4;
+}
+
 /** The weights of inputs `at` and after; the pointers are filled in at each call. */
 PackedWeights weights_of(const Instruction& instruction, size_t at) {
-  const std::string& name = instruction.attribute("format").string();
   PackedWeights w{};
-  if (name == "bf16") w.format = WeightFormat::bf16;
-  else if (name == "int8") w.format = WeightFormat::int8;
-  else if (name == "int4") w.format = WeightFormat::int4;
-  else instruction.wrong("there is no weight format " + name);
+  w.format = format_of(instruction);
   const std::vector<int64_t> shape = instruction.attribute("shape").integers();
   if (shape.size() != 2 || shape[0] < 0 || shape[1] < 0) instruction.wrong("its shape is not (out, in)");
   w.out = shape[0], w.in = shape[1];
@@ -74,10 +78,25 @@ Kernel make_quantized_embedding(Instruction& instruction) {
   };
 }
 
+/** pack_weight(w) {format} -> packed, scales? */
+Kernel make_pack_weight(Instruction& instruction) {
+  const TensorType& w = instruction.input(0);
+  const WeightFormat format = format_of(instruction);
+  if (w.dtype != DType::f32 || w.rank() != 2) instruction.wrong("w must be f32 (out, in)");
+  const PackedWeights weights{format, w.shape[0], w.shape[1], false, nullptr, nullptr};
+  const bool plain = format == WeightFormat::bf16;
+  if (instruction.output(0).bytes != weights.panels() * weights.panel_bytes() ||
+      (!plain && instruction.output(1).size != weights.panels() * weights.groups() * kPanelRows))
+    instruction.wrong("its results do not have the size that format and shape say");
+  return [=](const Call& call) {
+    pack_weight({weights, call.input<float>(0), call.out[0], plain ? nullptr : call.output<uint16_t>(1)});
+  };
+}
+
 }  // namespace
 
 std::vector<KernelEntry> quantized_kernels() {
-  return {{"quantized_linear", make_quantized_linear}, {"quantized_embedding", make_quantized_embedding}};
+  return {{"quantized_linear", make_quantized_linear}, {"quantized_embedding", make_quantized_embedding}, {"pack_weight", make_pack_weight}};
 }
 
 }  // namespace howdah

@@ -75,15 +75,48 @@ void relax() {
 #endif
 }
 
+/** What threads with nothing to do fetch into their caches. Read and written without order: fetching what is not meant does no harm. */
+std::atomic<const char*> ahead_data{nullptr};
+std::atomic<int64_t> ahead_bytes{0};
+std::atomic<int> ahead_threads{1};
+
+/** A thread's part of that. */
+class Ahead {
+ public:
+  explicit Ahead(int thread) : thread(thread) {}
+
+  /** Fetches a few lines; false when there is nothing left to fetch. */
+  bool fetch() {
+    const char* const data = ahead_data.load(std::memory_order_relaxed);
+    if (data != seen) {
+      seen = data;
+      const int threads = ahead_threads.load(std::memory_order_relaxed);
+      const int64_t bytes = ahead_bytes.load(std::memory_order_relaxed), share = bytes / (threads < 1 ? 1 : threads);
+      at = share * thread;
+      end = thread < threads && data ? at + (share < most ? share : most) : at;
+    }
+    if (at >= end) return false;
+    for (int i = 0; i < 4 && at < end; i++, at += 64) __builtin_prefetch(seen + at, 0, 2);
+    return true;
+  }
+
+ private:
+  /** As much as the second cache has room for beside what is worked on. */
+  static constexpr int64_t most = 256 << 10;
+  const int thread;
+  const char* seen = nullptr;
+  int64_t at = 0, end = 0;
+};
+
 /** Spins until done() holds, for about 40 microseconds at most: longer would steal time from whoever shares the core. */
 template <class Done>
-bool spin(Done&& done) {
+bool spin(Ahead& ahead, Done&& done) {
   using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + std::chrono::microseconds(40);
   do {
     for (int i = 0; i < 16; i++) {
       if (done()) return true;
-      relax();
+      if (!ahead.fetch()) relax();
     }
   } while (Clock::now() < end);
   return done();
@@ -128,7 +161,7 @@ class Pool {
     drain();
     inside_task = false;
     const auto done = [&] { return finished.load(std::memory_order_acquire) == groups; };
-    if (spin(done)) return;
+    if (spin(ahead, done)) return;
     caller_sleeps.store(true, std::memory_order_seq_cst);
     for (int32_t now; (now = finished.load(std::memory_order_seq_cst)) != groups;) finished.wait(now);
     caller_sleeps.store(false, std::memory_order_relaxed);
@@ -177,11 +210,12 @@ class Pool {
     this_thread = id;
     inside_task = true; // whatever runs here runs inside a task
     const FlushDenormals flush;
+    Ahead ahead_of_me(id);
     const auto wanted = [&] {
       return remaining.load(std::memory_order_acquire) > 0 && id < limit.load(std::memory_order_relaxed);
     };
     for (;;) {
-      if (spin(wanted)) {
+      if (spin(ahead_of_me, wanted)) {
         drain();
         continue;
       }
@@ -195,6 +229,7 @@ class Pool {
   }
 
   std::mutex callers;
+  Ahead ahead{0}; // of the caller
   void (*function)(void*, int64_t, int) = nullptr;
   void* argument = nullptr;
   int64_t total = 0, group = 1;
@@ -222,6 +257,12 @@ void limit_threads(int count) {
 }
 
 int current_thread() { return this_thread; }
+
+void fetch_when_idle(const void* data, int64_t bytes) {
+  ahead_bytes.store(bytes, std::memory_order_relaxed);
+  ahead_threads.store(thread_count(), std::memory_order_relaxed);
+  ahead_data.store(static_cast<const char*>(data), std::memory_order_relaxed);
+}
 
 void record_busy(bool on) {
   Pool& p = pool();

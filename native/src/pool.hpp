@@ -4,6 +4,7 @@
 // thread_count(), and combine partial results in a fixed order.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -63,6 +64,19 @@ constexpr int scratch_slots = 17;
 /** The `thread` number of the calling thread: 0 outside of parallel_for. */
 int current_thread();
 
+/**
+ * What is read next: threads that wait for others fetch the beginning of their equal share of it into their caches, so that memory is
+ * not idle between two kernels. Only a hint.
+ */
+void fetch_when_idle(const void* data, int64_t bytes);
+
+/**
+ * body(first, last) over all of 0 .. count, in pieces of `grain`. Each thread goes through a share of its own from the front, so that it
+ * reads one long run of memory; whoever is done helps the others from the back of theirs.
+ */
+template <class F>
+void parallel_runs(int64_t count, int64_t grain, F&& body);
+
 /** A stretch during which a thread of the pool worked on tasks of one parallel_for. Nanoseconds of the steady clock. */
 struct Busy {
   int thread;
@@ -71,5 +85,43 @@ struct Busy {
 /** Starts (empty) or stops recording the above, up to a million stretches in all. For traces: it costs a lock per stretch. */
 void record_busy(bool on);
 std::vector<Busy> recorded_busy();
+
+namespace detail {
+/** What is left of a share: its first in the upper half, its end in the lower. */
+struct alignas(64) Share {
+  std::atomic<uint64_t> span{0};
+};
+constexpr int most_shares = 64;
+} // namespace detail
+
+template <class F>
+void parallel_runs(int64_t count, int64_t grain, F&& body) {
+  const int threads = thread_count() < detail::most_shares ? thread_count() : detail::most_shares;
+  if (threads == 1 || count <= grain || count >= int64_t{1} << 31) return parallel_for(1, [&](int64_t, int) { body(int64_t{0}, count); });
+  detail::Share shares[detail::most_shares];
+  const int64_t each = (count + threads - 1) / threads;
+  for (int t = 0; t < threads; t++) {
+    const int64_t first = each * t < count ? each * t : count, last = first + each < count ? first + each : count;
+    shares[t].span.store(static_cast<uint64_t>(first) << 32 | static_cast<uint64_t>(last), std::memory_order_relaxed);
+  }
+  parallel_for(threads, [&](int64_t, int thread) {
+    const int own = thread < threads ? thread : 0;
+    for (int turn = 0; turn < threads; turn++) {
+      std::atomic<uint64_t>& span = shares[(own + turn) % threads].span;
+      uint64_t now = span.load(std::memory_order_relaxed);
+      while (true) {
+        const int64_t first = static_cast<int64_t>(now >> 32), last = static_cast<int64_t>(now & 0xffffffff);
+        if (first >= last) break;
+        const int64_t n = grain < last - first ? grain : last - first;
+        const int64_t begin = turn == 0 ? first : last - n;
+        const int64_t rest_first = turn == 0 ? first + n : first, rest_last = turn == 0 ? last : last - n;
+        if (!span.compare_exchange_weak(now, static_cast<uint64_t>(rest_first) << 32 | static_cast<uint64_t>(rest_last), std::memory_order_relaxed))
+          continue;
+        body(begin, begin + n);
+        now = span.load(std::memory_order_relaxed);
+      }
+    }
+  });
+}
 
 } // namespace howdah

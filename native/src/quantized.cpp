@@ -15,6 +15,7 @@ const QuantizedTable& table() {
 } // namespace
 
 void quantized_linear(const QuantizedLinearArgs& args) { table().linear(args); }
+void pack_weight(const PackWeightArgs& args) { table().pack(args); }
 void quantized_embedding(const QuantizedEmbeddingArgs& args) { table().embedding(args); }
 
 int64_t quantized_linear_workspace(int64_t rows, int64_t in, WeightFormat format) {

@@ -20,6 +20,9 @@ constexpr int64_t group_size(WeightFormat format) { return format == WeightForma
 /** What the numbers of int4 weights stand for, as in src/tensor/ops/quantized.ts. */
 constexpr int8_t kInt4Levels[16] = {-127, -99, -79, -63, -49, -35, -22, -10, 3, 16, 29, 42, 56, 73, 92, 121};
 
+/** Where the largest weight of a group may lie, in units of the levels, before its scale is fitted: as in src/tensor/ops/quantized.ts. */
+constexpr float kInt4Reach[13] = {-152, -144, -136, -128, -120, -112, -104, -96, 136, 128, 120, 112, 104};
+
 struct PackedWeights {
   WeightFormat format;
   int64_t out, in;
@@ -61,13 +64,23 @@ struct QuantizedEmbeddingArgs {
   float* y;           // (rows, in)
 };
 
+/** Packs a matrix: what `PackedWeights` says of `packed` and `scales`. */
+struct PackWeightArgs {
+  PackedWeights weights; // its pointers are not used
+  const float* w;        // (out, in)
+  void* packed;
+  uint16_t* scales; // null for bf16
+};
+
 void quantized_linear(const QuantizedLinearArgs&);
+void pack_weight(const PackWeightArgs&);
 void quantized_embedding(const QuantizedEmbeddingArgs&);
 
 /** The same as compiled for one instruction set. */
 struct QuantizedTable {
   void (*linear)(const QuantizedLinearArgs&);
   void (*embedding)(const QuantizedEmbeddingArgs&);
+  void (*pack)(const PackWeightArgs&);
 };
 
 } // namespace howdah

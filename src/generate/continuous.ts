@@ -238,6 +238,23 @@ export class ContinuousBatch {
 
   async #run(model: LanguageModel, work: readonly Work[], size?: number): Promise<void> {
     if (work.length === 0) return;
+    if (!this.#guesser) {
+      const chosen = await this.#decoder.choose(
+        model,
+        work.map(({ one, ids, wanted }) => ({ slot: one.slot, ids, reply: wanted > 0 ? one.reply : undefined })),
+        size,
+      );
+      for (const [i, { one, ids }] of work.entries()) {
+        if (one.gone) continue; // left meanwhile
+        one.read += ids.length;
+        this.#decoder.settle(one.slot);
+        const next = chosen[i];
+        if (!next) continue;
+        one.ready = true;
+        this.#accept(model, one, next);
+      }
+      return;
+    }
     const rows = await this.#decoder.step(
       model,
       work.map(({ one, ids, wanted }) => ({ slot: one.slot, ids, wanted })),

@@ -5,11 +5,22 @@ import { InputError, StateError } from "../tensor/errors.ts";
 import { type Jitted, jit } from "../tensor/jit.ts";
 import { take } from "../tensor/ops/indexing.ts";
 import type { PageType } from "../tensor/ops/paged.ts";
+import { sampleToken } from "../tensor/ops/sample.ts";
 import type { Precision } from "../tensor/runtime.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose, tensors, withTensors } from "../tensor/tree.ts";
 import { type PageCounts, PagePool, type PrefixNode } from "./pages.ts";
-import { answers, type FlatCache, forget, type Queued, ReplyProgram, type ReplyStep } from "./replies.ts";
+import {
+  answers,
+  type Choice,
+  choiceOf,
+  type FlatCache,
+  forget,
+  type Queued,
+  ReplyProgram,
+  type ReplyStep,
+  readChoice,
+} from "./replies.ts";
 import type { Sampled } from "./sampler.ts";
 import { turn } from "./turn.ts";
 
@@ -83,6 +94,7 @@ export class Decoder {
   readonly ahead: number;
   readonly #options: DecoderOptions;
   readonly #step: Jitted<StepArguments, { logits: Tensor; cache: Cache }>;
+  readonly #choose: Jitted<[...StepArguments, Choice], { token: Tensor; measures: Tensor; cache: Cache }>;
   #held: { cache: Cache; config: string; capacity: number; pool: PagePool } | undefined;
   /** The model whose keys and values the pages hold. */
   #model: WeakRef<LanguageModel> | undefined;
@@ -115,15 +127,22 @@ export class Decoder {
     this.sizes = [...new Set([...few, slots, slots * (ahead + 1), ...chunks])].sort((a, b) => a - b);
     this.#sequences = new Array(slots);
     this.#replies = new ReplyProgram(options.precision ?? "f32");
-    this.#step = jit(
-      (model, cache, input, wanted) => {
-        const out = model.hidden(input.ids, { ...input, cache });
-        const [, tokens, width] = out.hidden.shape as [number, number, number];
-        const flat = out.hidden.reshape(tokens, width);
-        // Only where they are wanted: the unembedding is the largest product of a small model.
-        return { logits: logits(model, take(flat, wanted)), cache: out.cache! };
+    const read = (...[model, cache, input, wanted]: StepArguments): { logits: Tensor; cache: Cache } => {
+      const out = model.hidden(input.ids, { ...input, cache });
+      const [, tokens, width] = out.hidden.shape as [number, number, number];
+      const flat = out.hidden.reshape(tokens, width);
+      // Only where they are wanted: the unembedding is the largest product of a small model.
+      return { logits: logits(model, take(flat, wanted)), cache: out.cache! };
+    };
+    const how = { donate: [1], precision: options.precision ?? "f32" } as const;
+    this.#step = jit(read, { ...how, name: "generate" });
+    this.#choose = jit(
+      (model, cache, input, wanted, { token, position, settings, history }) => {
+        const out = read(model, cache, input, wanted);
+        const { token: next, measures } = sampleToken(out.logits, token, position, settings, history);
+        return { token: next, measures, cache: out.cache };
       },
-      { donate: [1], precision: options.precision ?? "f32", name: "generate" },
+      { ...how, name: "generate and choose" },
     );
   }
 
@@ -138,7 +157,7 @@ export class Decoder {
 
   /** How many programs were compiled so far. */
   get programs(): number {
-    return this.#step.programs + this.#replies.programs;
+    return this.#step.programs + this.#choose.programs + this.#replies.programs;
   }
 
   /** Bytes of the pages that sequences hold or that are kept for later ones. */
@@ -255,6 +274,68 @@ export class Decoder {
    */
   async step(model: LanguageModel, pieces: readonly Piece[], size?: number): Promise<Float32Array[][]> {
     const { capacity, pool } = this.#prepare(model);
+    const { input, wanted } = this.#batchOf(pieces, size, capacity, pool);
+    let result: { logits: Tensor; cache: Cache } | undefined;
+    try {
+      result = this.#step(model, this.#cacheNow(capacity), input, wanted);
+      this.#held = { ...this.#held!, cache: result.cache };
+      const data = (await result.logits.data()) as Float32Array;
+      const width = result.logits.shape[1]!;
+      let next = 0;
+      return pieces.map((piece) =>
+        Array.from({ length: piece.wanted ?? 1 }, () => data.subarray(next * width, ++next * width)),
+      );
+    } catch (error) {
+      // What the cache holds is not known any more.
+      this.release();
+      throw error;
+    } finally {
+      dispose([input, wanted, result?.logits]);
+    }
+  }
+
+  /**
+   * Reads the next tokens of some sequences and chooses, in the same program, the next token of those that have a reply.
+   * @param size of the step; default the smallest that holds them
+   * @returns per piece what was chosen
+   */
+  async choose(
+    model: LanguageModel,
+    pieces: readonly (Piece & { readonly reply?: ReplyStep | undefined })[],
+    size?: number,
+  ): Promise<(Sampled | undefined)[]> {
+    const { capacity, pool } = this.#prepare(model);
+    const replies = pieces.flatMap(({ reply }) => reply ?? []);
+    const { input, wanted, rows } = this.#batchOf(
+      pieces.map((piece) => ({ ...piece, wanted: piece.reply ? 1 : 0 })),
+      size,
+      capacity,
+      pool,
+    );
+    const choice = choiceOf(replies, rows, capacity);
+    let result: { token: Tensor; measures: Tensor; cache: Cache } | undefined;
+    try {
+      result = this.#choose(model, this.#cacheNow(capacity), input, wanted, choice);
+      this.#held = { ...this.#held!, cache: result.cache };
+      const chosen = await readChoice(replies, result);
+      let next = 0;
+      return pieces.map(({ reply }) => reply && chosen[next++]);
+    } catch (error) {
+      // What the cache holds is not known any more.
+      this.release();
+      throw error;
+    } finally {
+      dispose([input, wanted, choice, result?.token, result?.measures]);
+    }
+  }
+
+  /** Pieces as one batch, whose tokens sequences hold from now on. */
+  #batchOf(
+    pieces: readonly Piece[],
+    size: number | undefined,
+    capacity: number,
+    pool: PagePool,
+  ): { input: StepArguments[2]; wanted: Tensor<"i32">; rows: number } {
     this.#forgetReplies();
     const count = pieces.reduce((n, { ids }) => n + ids.length, 0);
     const wantedCount = pieces.reduce((n, { wanted = 1 }) => n + wanted, 0);
@@ -289,25 +370,11 @@ export class Decoder {
       for (let i = piece.wanted ?? 1; i > 0; i--) wanted[row++] = at - i;
     }
     const i32 = (data: Int32Array, shape: readonly number[]) => tensor(data, { shape }) as Tensor<"i32">;
-    const input = { ids: i32(ids, [1, tokens]), positions: i32(positions, [1, tokens]), rows: i32(slots, [1, tokens]) };
-    const places = i32(wanted, [rows]);
-    let result: { logits: Tensor; cache: Cache } | undefined;
-    try {
-      result = this.#step(model, this.#cacheNow(capacity), input, places);
-      this.#held = { ...this.#held!, cache: result.cache };
-      const data = (await result.logits.data()) as Float32Array;
-      const width = result.logits.shape[1]!;
-      let next = 0;
-      return pieces.map((piece) =>
-        Array.from({ length: piece.wanted ?? 1 }, () => data.subarray(next * width, ++next * width)),
-      );
-    } catch (error) {
-      // What the cache holds is not known any more.
-      this.release();
-      throw error;
-    } finally {
-      dispose([input, places, result?.logits]);
-    }
+    return {
+      input: { ids: i32(ids, [1, tokens]), positions: i32(positions, [1, tokens]), rows: i32(slots, [1, tokens]) },
+      wanted: i32(wanted, [rows]),
+      rows,
+    };
   }
 
   /**
@@ -361,10 +428,11 @@ export class Decoder {
       if (size >= capacity) continue;
       const history = new Array<number>(size).fill(0);
       this.begin(model, 0, history, size + 1);
-      await this.step(model, [{ slot: 0, ids: history }], size);
+      const how = { prompt: size, sampling: { temperature: 0 }, seed: 0, stream: 0, measure: false };
+      if (this.ahead > 0) await this.step(model, [{ slot: 0, ids: history }], size);
+      else await this.choose(model, [{ slot: 0, ids: history, reply: { slot: 0, history, ...how } }], size);
       await turn();
-      if (size <= this.slots) {
-        const how = { prompt: size, sampling: { temperature: 0 }, seed: 0, stream: 0, measure: false };
+      if (size <= this.slots && this.ahead === 0) {
         await this.decode(model, [{ slot: 0, history: [...history, 0], ...how }], size);
         await turn();
       }
@@ -468,6 +536,7 @@ export class Decoder {
   dispose(): void {
     this.release();
     this.#step.release();
+    this.#choose.release();
     this.#replies.release();
   }
   [Symbol.dispose](): void {

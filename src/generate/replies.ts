@@ -139,25 +139,9 @@ export class ReplyProgram {
 
   /** What a step chose. @throws HowdahError "not_finite" for logits that hold NaN, or nothing but minus infinity */
   async read(queued: Queued): Promise<Sampled[]> {
-    const { token, measures } = queued.chosen;
-    const wanted = queued.replies.some((r) => r.measure);
-    const [tokens, numbers] = (await Promise.all([token.data(), wanted ? measures.data() : undefined])) as [
-      Int32Array,
-      Float32Array | undefined,
-    ];
-    queued.tokens = tokens;
-    return queued.replies.map((_, i) => {
-      if (tokens[i]! < 0)
-        throw new HowdahError(
-          "not_finite",
-          "The model's logits are not finite, so no token can be chosen. Its weights are damaged or its training diverged.",
-        );
-      return {
-        token: tokens[i]!,
-        logProbability: numbers?.[2 * i] ?? Number.NaN,
-        entropy: numbers?.[2 * i + 1] ?? Number.NaN,
-      };
-    });
+    const chosen = await readChoice(queued.replies, queued.chosen);
+    queued.tokens = Int32Array.from(chosen, ({ token }) => token);
+    return chosen;
   }
 
   release(): void {
@@ -195,15 +179,19 @@ function stateOf(replies: readonly ReplyStep[], size: number): State {
 
 function fixedOf(replies: readonly ReplyStep[], size: number): Fixed {
   const rows = new Int32Array(size);
+  for (const [i, { slot }] of replies.entries()) rows[i] = slot;
+  return { rows: i32(rows, [1, size]), settings: settingsOf(replies, size) };
+}
+
+function settingsOf(replies: readonly ReplyStep[], size: number): Tensor<"i32"> {
   const settings = new Int32Array(size * sampleSettings.words);
-  for (const [i, { slot, sampling, seed, stream, prompt, measure }] of replies.entries()) {
-    rows[i] = slot;
+  for (const [i, { sampling, seed, stream, prompt, measure }] of replies.entries()) {
     const { temperature, topP = 1, minP = 0, repetitionPenalty = 1, topK = 0 } = sampling;
     const words = [temperature, topP, minP, repetitionPenalty].flatMap(wordsOf);
     words.push(topK, seed, Math.floor(seed / 2 ** 32), stream, prompt, measure ? 1 : 0);
     settings.set(words, i * sampleSettings.words);
   }
-  return { rows: i32(rows, [1, size]), settings: i32(settings, [size, sampleSettings.words]) };
+  return i32(settings, [size, sampleSettings.words]);
 }
 
 function historyOf(replies: readonly ReplyStep[], size: number, capacity: number): History {
@@ -211,4 +199,43 @@ function historyOf(replies: readonly ReplyStep[], size: number, capacity: number
   const all = new Int32Array(size * capacity);
   for (const [i, { history }] of replies.entries()) all.set(history, i * capacity);
   return i32(all, [size, capacity]);
+}
+
+/** All that `sampleToken` is told of some rows. */
+export interface Choice extends State {
+  readonly settings: Tensor<"i32">;
+  readonly history: History;
+}
+
+/** How the next tokens of replies are chosen. @param size rows, at least as many as replies */
+export function choiceOf(replies: readonly ReplyStep[], size: number, capacity: number): Choice {
+  return {
+    ...stateOf(replies, size),
+    settings: settingsOf(replies, size),
+    history: historyOf(replies, size, capacity),
+  };
+}
+
+/** What was chosen for replies, the first rows. @throws HowdahError "not_finite" for logits that hold NaN, or nothing but minus infinity */
+export async function readChoice(
+  replies: readonly ReplyStep[],
+  { token, measures }: { readonly token: Tensor; readonly measures: Tensor },
+): Promise<Sampled[]> {
+  const wanted = replies.some((r) => r.measure);
+  const [tokens, numbers] = (await Promise.all([token.data(), wanted ? measures.data() : undefined])) as [
+    Int32Array,
+    Float32Array | undefined,
+  ];
+  return replies.map((_, i) => {
+    if (tokens[i]! < 0)
+      throw new HowdahError(
+        "not_finite",
+        "The model's logits are not finite, so no token can be chosen. Its weights are damaged or its training diverged.",
+      );
+    return {
+      token: tokens[i]!,
+      logProbability: numbers?.[2 * i] ?? Number.NaN,
+      entropy: numbers?.[2 * i + 1] ?? Number.NaN,
+    };
+  });
 }

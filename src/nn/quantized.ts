@@ -134,7 +134,7 @@ export const packTensors: Packer = ([w, up], format) => {
 };
 
 /** Elements that are packed at a time, so that a matrix of any size needs little memory beside its packed form. */
-const PART: Readonly<Record<WeightFormat, number>> = { bf16: 2 ** 19, int8: 2 ** 19, int4: 2 ** 16 };
+const PART = 2 ** 19;
 
 /**
  * Packs a matrix, or a gate and what it gates, that is never whole in memory.
@@ -155,7 +155,7 @@ export async function packRows(
       return fromHost("f32", [rows, inner], padded);
     });
   const panels = Math.ceil(out / PANEL);
-  const perPart = Math.min(panels, Math.max(1, Math.floor(PART[format] / inner / PANEL)));
+  const perPart = Math.min(panels, Math.max(1, Math.floor(PART / inner / PANEL)));
   let whole: Parts | undefined;
   try {
     for (let next = 0; next < panels; next += perPart) {

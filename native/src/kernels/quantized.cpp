@@ -288,6 +288,9 @@ static void prepare(const Work& k, int64_t row) {
   }
 }
 
+/** Rows of x up to which a product waits for its weights. */
+constexpr int64_t kFewRows = 4;
+
 template <WeightFormat F>
 static void linear_of(const QuantizedLinearArgs& a) {
   Work k;
@@ -314,8 +317,11 @@ static void linear_of(const QuantizedLinearArgs& a) {
   const int64_t row_chunks = (a.rows + chunk - 1) / chunk;
   const int64_t task_bytes = (64 << 10) / std::min<int64_t>(std::max<int64_t>(a.rows / 4, 1), 8);
   // With few rows the weights stream past once: each thread reads one long run of them.
-  const int64_t share = (pairs + thread_count() - 1) / thread_count();
-  const int64_t per_task = a.rows <= 4 ? share : std::clamp<int64_t>(task_bytes / (2 * k.panel_bytes), 1, pairs);
+  if (a.rows <= kFewRows) {
+    const int64_t grain = std::clamp<int64_t>((16 << 10) / (2 * k.panel_bytes), 1, pairs);
+    return parallel_runs(pairs, grain, [&](int64_t first, int64_t last) { run_pairs<F>(k, first, last, 0, a.rows); });
+  }
+  const int64_t per_task = std::clamp<int64_t>(task_bytes / (2 * k.panel_bytes), 1, pairs);
   const int64_t tasks = (pairs + per_task - 1) / per_task;
   parallel_for(row_chunks * tasks, [&](int64_t task, int) {
     const int64_t row = task / tasks * chunk, first = task % tasks * per_task;
@@ -362,9 +368,109 @@ void embedding(const QuantizedEmbeddingArgs& a) {
   });
 }
 
+/** Stored bytes from 0 and the scale of one row's group, as `quantize` in src/tensor/ops/quantized.ts. */
+template <WeightFormat F>
+static bf16_t quantize(const float* w, uint8_t* stored) {
+  constexpr int n = static_cast<int>(group_size(F));
+  float high = w[0], low = w[0];
+  for (int i = 1; i < n; i++) high = std::max(high, w[i]), low = std::min(low, w[i]);
+  if constexpr (F == WeightFormat::int8) {
+    const bf16_t rounded = f32_to_bf16(std::max(high, -low) * (1.0f / 127.0f));
+    const float scale = bf16_to_f32(rounded);
+    for (int i = 0; i < n; i++) {
+      const float whole = scale == 0 ? 0.0f : std::nearbyint(w[i] / scale);
+      stored[i] = static_cast<uint8_t>(static_cast<int>(std::clamp(whole, -127.0f, 127.0f)) + 128);
+    }
+    return rounded;
+  } else {
+    const float peak = high >= -low ? high : low;
+    constexpr int vectors = n / W;
+    vf x[vectors], u[vectors];
+    HOWDAH_UNROLL for (int i = 0; i < vectors; i++) x[i] = load(w + i * W);
+    const auto divide = [&](float start) __attribute__((always_inline)) {
+      const vf by = splat(start == 0 ? 1.0f : start);
+      HOWDAH_UNROLL for (int i = 0; i < vectors; i++) u[i] = start == 0 ? zero() : x[i] / by;
+    };
+    const auto border = [](int l) { return splat(static_cast<float>(kInt4Levels[l] + kInt4Levels[l - 1]) / 2); };
+    float best_start = 0, best_error = 0;
+    bf16_t best{};
+    for (int r = 0; r < 13; r++) {
+      const float start = peak * static_cast<float>(1.0 / static_cast<double>(kInt4Reach[r]));
+      divide(start);
+      vf codes[vectors];
+      HOWDAH_UNROLL for (int i = 0; i < vectors; i++) codes[i] = splat(kInt4Levels[0]);
+      for (int l = 1; l < 16; l++) {
+        const vf at = border(l), step = splat(static_cast<float>(kInt4Levels[l] - kInt4Levels[l - 1]));
+        HOWDAH_UNROLL for (int i = 0; i < vectors; i++) codes[i] = codes[i] + select(gt(u[i], at), step, zero());
+      }
+      vf product = zero(), square = zero(), wrong = zero();
+      HOWDAH_UNROLL for (int i = 0; i < vectors; i++) product = product + x[i] * codes[i], square = square + codes[i] * codes[i];
+      const float squares = reduce_add(square);
+      const bf16_t rounded = f32_to_bf16(squares == 0 ? 0.0f : reduce_add(product) / squares);
+      const vf scale = splat(bf16_to_f32(rounded));
+      HOWDAH_UNROLL for (int i = 0; i < vectors; i++) {
+        const vf d = codes[i] * scale - x[i];
+        wrong = wrong + d * d;
+      }
+      const float error = reduce_add(wrong);
+      if (r == 0 || error < best_error) best_start = start, best_error = error, best = rounded;
+    }
+    divide(best_start);
+    vi number[vectors] = {};
+    for (int l = 1; l < 16; l++) {
+      const vf at = border(l);
+      HOWDAH_UNROLL for (int i = 0; i < vectors; i++) number[i] = number[i] + select(gt(u[i], at), splat_i(1), splat_i(0));
+    }
+    int32_t numbers[n];
+    HOWDAH_UNROLL for (int i = 0; i < vectors; i++) store(numbers + i * W, number[i]);
+    for (int i = 0; i < n; i++) stored[i] = static_cast<uint8_t>(numbers[i]);
+    return best;
+  }
+}
+
+template <WeightFormat F>
+static void pack_of(const PackWeightArgs& a) {
+  const PackedWeights& t = a.weights;
+  const int64_t groups = t.groups(), panels = t.panels();
+  constexpr int64_t n = group_size(F);
+  parallel_rows(panels, kPanelRows * t.in * 16, [&](int64_t first, int64_t last) {
+    for (int64_t panel = first; panel < last; panel++)
+      for (int64_t lane = 0; lane < kPanelRows; lane++) {
+        const int64_t row = panel * kPanelRows + lane;
+        std::byte* const to = static_cast<std::byte*>(a.packed) + panel * t.panel_bytes();
+        for (int64_t g = 0; g < groups; g++) {
+          float w[n];
+          const int64_t here = row < t.out ? std::min(n, t.in - g * n) : 0;
+          for (int64_t i = 0; i < n; i++) w[i] = i < here ? a.w[row * t.in + g * n + i] : 0.0f;
+          if constexpr (F == WeightFormat::bf16) {
+            bf16_t* pair = reinterpret_cast<bf16_t*>(to) + (g * kPanelRows + lane) * 2;
+            pair[0] = f32_to_bf16(w[0]), pair[1] = f32_to_bf16(w[1]);
+          } else {
+            uint8_t stored[n];
+            a.scales[(panel * groups + g) * kPanelRows + lane] = quantize<F>(w, stored);
+            uint8_t* const bytes = reinterpret_cast<uint8_t*>(to) + g * (F == WeightFormat::int8 ? 1024 : 256) + lane * 4;
+            for (int64_t i = 0; i < n; i += F == WeightFormat::int8 ? 4 : 8)
+              for (int64_t j = 0; j < 4; j++) {
+                if constexpr (F == WeightFormat::int8) bytes[i / 4 * 64 + j] = stored[i + j];
+                else bytes[i / 8 * 64 + j] = static_cast<uint8_t>(stored[i + j] + stored[i + 4 + j] * 16);
+              }
+          }
+        }
+      }
+  });
+}
+
+void pack(const PackWeightArgs& a) {
+  switch (a.weights.format) {
+    case WeightFormat::bf16: return pack_of<WeightFormat::bf16>(a);
+    case WeightFormat::int8: return pack_of<WeightFormat::int8>(a);
+    case WeightFormat::int4: return pack_of<WeightFormat::int4>(a);
+  }
+}
+
 } // namespace
 
 extern const QuantizedTable quantized_table;
-const QuantizedTable quantized_table = {linear, embedding};
+const QuantizedTable quantized_table = {linear, embedding, pack};
 
 } // namespace howdah::HOWDAH_ISA

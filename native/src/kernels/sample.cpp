@@ -119,35 +119,98 @@ struct Kept {
   double weight;
 };
 
-/** Keeps the smallest set of most likely tokens that holds p of `total`, in order of likelihood. Only as many as are kept are sorted. */
-double keep_top_p(std::vector<Kept>& kept, double total, double p) {
-  const double floor = (1 - p) * total / static_cast<double>(kept.size());
-  std::erase_if(kept, [&](const Kept& k) { return k.weight < floor; });
-  const auto before = [](const Kept& a, const Kept& b) { return a.weight > b.weight || (a.weight == b.weight && a.token < b.token); };
-  double sum = 0;
-  size_t count = 0;
-  for (size_t sorted = 0; sorted < kept.size();) {
-    const size_t next = std::min(kept.size(), std::max<size_t>(64, sorted * 2));
-    if (next < kept.size()) std::nth_element(kept.begin() + sorted, kept.begin() + next, kept.end(), before);
-    std::sort(kept.begin() + sorted, kept.begin() + next, before);
-    for (; sorted < next; sorted++) {
-      if (sum >= p * total && count > 0) {
-        kept.resize(count);
-        return sum;
-      }
-      sum += kept[sorted].weight;
-      count++;
+/**
+ * Tokens in order of likelihood, as far as anybody asks: they lie in buckets by the leading bits of their weights, and only buckets in which a
+ * question is decided are sorted. A nucleus of most of the vocabulary costs as little as one of ten tokens.
+ */
+class Ranking {
+ public:
+  /** @param weights at most 1 each @param scores below `lowest` do not count */
+  void fill(const double* weights, const double* scores, double lowest, int64_t n) {
+    weights_ = weights;
+    keys_.resize(static_cast<size_t>(n));
+    std::fill_n(sum_, kBuckets, 0.0);
+    total_ = 0;
+    for (int64_t i = 0; i < n; i++) {
+      const int64_t key = scores[i] < lowest ? kNone : std::min<int64_t>((one - std::bit_cast<int64_t>(weights[i])) >> shift, kBuckets - 1);
+      keys_[static_cast<size_t>(i)] = static_cast<uint16_t>(key);
+      if (key == kNone) continue;
+      sum_[key] += weights[i];
+      total_ += weights[i];
     }
   }
-  kept.resize(count);
-  return sum;
-}
+  double total() const { return total_; }
+
+  struct Found {
+    int32_t token = -1; // none
+    double weight = 0;
+    double sum = 0; // of all up to this one
+  };
+  /** The first token for which done(weight, sum of all up to it) holds, or else the last one there is. */
+  template <class Done>
+  Found first(Done&& done) {
+    Found last;
+    double sum = 0;
+    for (int b = 0; b < kBuckets; b++) {
+      if (sum_[b] == 0) continue;
+      // The smallest weight that the bucket can hold decides with the whole sum whether the answer may be inside.
+      if (b < kBuckets - 1 && !done(lightest(b), (sum + sum_[b]) * (1 + 1e-12))) {
+        sum += sum_[b];
+        last = {-1, 0, sum};
+        continue;
+      }
+      for (const Kept& k : sorted(b)) {
+        if (k.weight == 0) break;
+        sum += k.weight;
+        last = {k.token, k.weight, sum};
+        if (done(k.weight, sum)) return last;
+      }
+    }
+    return last.token >= 0 ? last : least(last.sum);
+  }
+
+ private:
+  static constexpr int kBuckets = 4096;
+  static constexpr uint16_t kNone = 0xffff;
+  static constexpr int64_t one = 0x3ff0000000000000;
+  static constexpr int shift = 46; // 64 buckets between a weight and half of it
+
+  static double lightest(int bucket) { return std::bit_cast<double>(one - ((int64_t{bucket} + 1) << shift)); }
+
+  const std::vector<Kept>& sorted(int bucket) {
+    list_.clear();
+    const int64_t n = static_cast<int64_t>(keys_.size());
+    for (int64_t i = 0; i < n; i++)
+      if (keys_[static_cast<size_t>(i)] == bucket) list_.push_back({static_cast<int32_t>(i), weights_[i]});
+    std::sort(list_.begin(), list_.end(), [](const Kept& a, const Kept& b) { return a.weight > b.weight || (a.weight == b.weight && a.token < b.token); });
+    return list_;
+  }
+
+  /** The least likely token that has a weight. */
+  Found least(double sum) {
+    for (int b = kBuckets - 1; b >= 0; b--) {
+      if (sum_[b] == 0) continue;
+      Found last{-1, 0, sum};
+      for (const Kept& k : sorted(b))
+        if (k.weight > 0) last = {k.token, k.weight, sum};
+      return last;
+    }
+    return {};
+  }
+
+  const double* weights_ = nullptr;
+  std::vector<uint16_t> keys_;
+  std::vector<Kept> list_;
+  double sum_[kBuckets];
+  double total_ = 0;
+};
 
 /** Working memory, kept between calls. Kernels run on one thread at a time, and this one calls nothing in parallel. */
 struct Memory {
   std::vector<double> scores, weights, heap;
   std::vector<int32_t> met;
   std::vector<Kept> kept;
+  Ranking ranking;
 };
 
 int32_t choose(const SampleArgs& a, int64_t row, float* measures) {
@@ -213,28 +276,38 @@ int32_t choose(const SampleArgs& a, int64_t row, float* measures) {
         if (left < 0) break;
       }
     } else {
-      std::vector<Kept>& kept = memory.kept;
-      kept.clear();
       if (total < 0) weigh(best.score);
       const double lowest = top_k > 0 && top_k < n ? kth_highest(scores, n, top_k, memory.heap) : -std::numeric_limits<double>::infinity();
-      total = 0;
-      for (int64_t i = 0; i < n; i++) {
-        if (scores[i] < lowest) continue;
-        kept.push_back({static_cast<int32_t>(i), weights[i]});
-        total += weights[i];
-      }
-      if (top_p < 1) total = keep_top_p(kept, total, top_p);
-      if (min_p > 0) {
-        std::erase_if(kept, [&](const Kept& k) { return k.weight < min_p; });
+      if (top_p < 1) {
+        // The nucleus, and of that what is likely enough beside the most likely token; then the draw from it, in order of likelihood.
+        Ranking& ranking = memory.ranking;
+        ranking.fill(weights, scores, lowest, n);
+        const double wanted = top_p * ranking.total();
+        Ranking::Found end = ranking.first([&](double weight, double sum) { return sum >= wanted || weight < min_p; });
+        if (end.weight < min_p) end.sum -= end.weight; // the first that is too unlikely
+        const double target = uniform * end.sum;
+        token = ranking.first([&](double, double sum) { return sum > target; }).token;
+      } else {
+        std::vector<Kept>& kept = memory.kept;
+        kept.clear();
         total = 0;
-        for (const Kept& k : kept) total += k.weight;
-      }
-      double left = uniform * total;
-      for (const Kept& k : kept) {
-        if (k.weight == 0) continue;
-        token = k.token;
-        left -= k.weight;
-        if (left < 0) break;
+        for (int64_t i = 0; i < n; i++) {
+          if (scores[i] < lowest) continue;
+          kept.push_back({static_cast<int32_t>(i), weights[i]});
+          total += weights[i];
+        }
+        if (min_p > 0) {
+          std::erase_if(kept, [&](const Kept& k) { return k.weight < min_p; });
+          total = 0;
+          for (const Kept& k : kept) total += k.weight;
+        }
+        double left = uniform * total;
+        for (const Kept& k : kept) {
+          if (k.weight == 0) continue;
+          token = k.token;
+          left -= k.weight;
+          if (left < 0) break;
+        }
       }
     }
   }
@@ -244,7 +317,8 @@ int32_t choose(const SampleArgs& a, int64_t row, float* measures) {
 
 void sample(const SampleArgs& a) {
   if (a.history && a.history_out != a.history) std::copy_n(a.history, a.rows * a.longest, a.history_out);
-  for (int64_t row = 0; row < a.rows; row++) {
+  // A row is a task: most rows are done before another thread is awake, those with draws are not.
+  parallel_for(a.rows, [&](int64_t row, int) {
     const int32_t token = a.token[row], position = a.position[row];
     float measures[2] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::quiet_NaN()};
     int32_t next = -1;
@@ -255,7 +329,7 @@ void sample(const SampleArgs& a) {
     a.measures[2 * row] = measures[0], a.measures[2 * row + 1] = measures[1];
     a.next_position[row] = token >= 0 ? position + 1 : position;
     a.next[row] = next;
-  }
+  });
 }
 
 } // namespace

@@ -4,7 +4,7 @@ import type { Attributes, Aval } from "../graph.ts";
 import { defineOp, type OpCase } from "../op.ts";
 import { type Shape, sameShape, show, size } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import { apply1 } from "../trace.ts";
+import { apply, apply1 } from "../trace.ts";
 import { full, iota } from "./creation.ts";
 import { linear } from "./dot.ts";
 import { clamp, floor, round, where } from "./elementwise.ts";
@@ -131,11 +131,8 @@ function quantize(w: Tensor, format: "int8" | "int4"): { stored: Tensor; scales:
   return { stored: nearest(over(w, best!.start)), scales: best!.scale.to("bf16") };
 }
 
-/**
- * Packs a weight matrix. Made of ops: compile it with `jit`.
- * @param w f32 (out, in)
- */
-export function packWeight(w: Tensor, format: WeightFormat): PackedWeight {
+/** What `packWeight` does, by simpler ops. */
+function packByOps(w: Tensor, format: WeightFormat): PackedWeight {
   const [out, inner] = w.shape as [number, number];
   const panels = divideUp(out, PANEL);
   const groups = divideUp(inner, GROUP[format]);
@@ -356,6 +353,45 @@ export const quantizedEmbeddingOp = defineOp({
     };
   }),
 });
+
+/**
+ * Packs a weight matrix for `quantized_linear`. int8: the largest weight of a row's group becomes 127. int4: of several places for the
+ * largest weight, with the scale that fits each best, the one with the least squared error.
+ */
+export const packWeightOp = defineOp({
+  name: "pack_weight",
+  infer([w], a) {
+    if (!isFloat(w!.dtype) || w!.shape.length !== 2)
+      throw new DTypeError(
+        `pack_weight: the weight must be floating-point (out, in), got ${w!.dtype}${show(w!.shape)}.`,
+      );
+    const format = a.format as WeightFormat;
+    const { packed, scales } = packedShape(format, w!.shape[0]!, w!.shape[1]!);
+    return [
+      { dtype: format === "bf16" ? "bf16" : "u8", shape: packed },
+      ...(scales ? [{ dtype: "bf16" as const, shape: scales }] : []),
+    ];
+  },
+  decompose([w], a) {
+    const { packed, scales } = packByOps(w!, a.format as WeightFormat);
+    return scales ? [packed, scales] : [packed];
+  },
+  cases: weightFormats.flatMap((format) =>
+    [
+      [37, 70],
+      [16, 64],
+    ].map((shape) => ({ inputs: [{ shape }], attributes: { format }, differentiable: false })),
+  ),
+});
+
+/**
+ * Packs a weight matrix.
+ * @param w f32 (out, in)
+ */
+export function packWeight(w: Tensor, format: WeightFormat): PackedWeight {
+  const [packed, scales] = apply(packWeightOp, [w], { format }) as [Tensor, Tensor?];
+  return { packed, scales };
+}
 
 export interface PackedMatrixParts extends PackedWeight {
   readonly format: WeightFormat;

@@ -125,6 +125,26 @@ export const sampleTokenOp: Op = defineOp({
       ],
       differentiable: false,
     },
+    // Nuclei of most of a flat distribution, alone and with the other filters.
+    {
+      inputs: [
+        { shape: [5, 3000], low: -0.5, high: 0.5 },
+        { shape: [5], dtype: "i32", values: [5, 6, 7, 8, 9] },
+        { shape: [5], dtype: "i32", values: [2, 300, 4, 5, 6] },
+        {
+          shape: [5, sampleSettings.words],
+          dtype: "i32",
+          values: settingsOf([
+            [1, 0.95, 0, 1, 0, 0],
+            [1, 0.9, 0.5, 1, 0, 1],
+            [0.8, 0.9, 0, 1, 100, 0],
+            [0.1, 0.999, 0.001, 1, 0, 0],
+            [1, 0, 0, 1, 0, 0],
+          ]),
+        },
+      ],
+      differentiable: false,
+    },
   ],
 });
 

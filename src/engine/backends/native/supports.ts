@@ -24,6 +24,7 @@ const f32Only = new Set([
   "linear_cross_entropy_grad",
   "linear_cross_entropy_value_and_grad",
   "sample_token",
+  "pack_weight",
   "embedding",
   "embedding_grad",
   "adamw",
