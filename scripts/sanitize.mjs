@@ -10,6 +10,17 @@ import { cmakeBuild, findCompiler, main, requireTools, setup } from "./setup.mjs
 
 const build = join(root, "native", "build-sanitize");
 
+/** Tests that reach every kernel: their reference sides take little of the time. */
+const suites = [
+  "test/unit/native",
+  "test/conformance/native",
+  "test/conformance/control",
+  "test/unit/quantized",
+  "test/unit/sample-token",
+  "test/unit/generate-cache",
+  "test/unit/tokenizer-native",
+];
+
 /** The sanitizer's run-time library has to be in the process before Node's own allocator. */
 function runtimeLibrary() {
   const compiler = (findCompiler() ?? "c++").split(" ")[0];

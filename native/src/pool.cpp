@@ -9,13 +9,16 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <vector>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
 #ifdef __linux__
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <time.h>
 #endif
 
 namespace howdah {
@@ -131,16 +134,35 @@ int64_t nanoseconds_now() {
 thread_local int this_thread = 0;
 thread_local bool inside_task = false;
 
+#ifdef __linux__
+/** Processor time of a thread, in nanoseconds. */
+int64_t time_on(clockid_t clock) {
+  timespec t{};
+  return clock_gettime(clock, &t) == 0 ? t.tv_sec * 1000000000ll + t.tv_nsec : 0;
+}
+#endif
+
 /**
  * One job at a time, in the fields below. A thread takes a task by counting `remaining` down, and reads the other fields
  * only after that: they cannot change before the task it took has been counted in `finished`. A thread that comes late
  * finds `remaining` at zero and touches nothing, so nobody ever waits for a thread that holds no task.
+ *
+ * A thread that holds a task and has lost its core to another process makes everybody wait for milliseconds. When that has
+ * happened the others rest for a while: the caller starts alone, and calls them once a job turns out to be long enough to be worth it.
  */
 class Pool {
  public:
-  explicit Pool(int threads) : limit(threads), threads(threads) {
+  explicit Pool(int threads) : limit(threads), threads(threads), workers(size_t(threads)) {
     for (int id = 1; id < threads; id++) std::thread([this, id] { work(id); }).detach();
   }
+
+  static constexpr int64_t microsecond = 1000, millisecond = 1000 * microsecond;
+  /** Waiting for a thread that has lost its core is worth a rest from here on. */
+  static constexpr int64_t long_wait = 300 * microsecond;
+  /** A job that the caller has worked on alone for so long is worth calling the others, rest or not. */
+  static constexpr int64_t long_job = 2 * millisecond;
+  /** A rest that did not help, since the same happened this soon after, is followed by one of twice the length. */
+  static constexpr int64_t soon = 8 * millisecond, longest_rest = 64 * millisecond;
 
   void run(int64_t tasks, void (*call)(void*, int64_t, int), void* body) {
     const std::lock_guard<std::mutex> one_caller(callers);
@@ -152,19 +174,34 @@ class Pool {
     const int32_t groups = (int32_t)((tasks + group - 1) / group);
     count = groups;
     finished.store(0, std::memory_order_relaxed);
+    const int64_t start = nanoseconds_now();
+    const bool resting = start < rest_until;
+    open.store(!resting, std::memory_order_seq_cst);
     remaining.store(groups, std::memory_order_seq_cst);
-    if (sleepers.load(std::memory_order_seq_cst) > 0) {
-      epoch.fetch_add(1, std::memory_order_release);
-      epoch.notify_all();
-    }
+    if (!resting) wake();
     inside_task = true;
+    if (resting) {
+      while (nanoseconds_now() - start < long_job && take()) {
+      }
+      if (remaining.load(std::memory_order_relaxed) > 0) {
+        open.store(true, std::memory_order_seq_cst);
+        wake();
+      }
+    }
     drain();
     inside_task = false;
     const auto done = [&] { return finished.load(std::memory_order_acquire) == groups; };
     if (spin(ahead, done)) return;
+    const Watch watch(*this);
     caller_sleeps.store(true, std::memory_order_seq_cst);
     for (int32_t now; (now = finished.load(std::memory_order_seq_cst)) != groups;) finished.wait(now);
     caller_sleeps.store(false, std::memory_order_relaxed);
+    const int64_t now = nanoseconds_now(), waited = watch.lost(now);
+    if (waited < long_wait || waited < (now - start) / 8) return;
+    // At first as long as was lost, so that rare interruptions cost little; a neighbour that stays makes it grow.
+    rest = now - rest_until > soon ? waited : 2 * rest;
+    if (rest > longest_rest) rest = longest_rest;
+    rest_until = now + rest;
   }
 
   std::atomic<int> limit;
@@ -174,9 +211,59 @@ class Pool {
   std::vector<Busy> busy;
 
  private:
+  /** What a thread of the pool is known by. */
+  struct alignas(64) Worker {
+    std::atomic<bool> holds_task{false};
+#ifdef __linux__
+    clockid_t clock{};
+    std::atomic<bool> has_clock{false};
+#endif
+  };
+
+  /** Tells whether those who hold tasks while the caller waits are at work, or have lost their cores. Only Linux tells. */
+  struct Watch {
+#ifdef __linux__
+    explicit Watch(Pool& pool) : pool(pool), start(nanoseconds_now()) {
+      for (int id = 1; id < pool.threads; id++) {
+        const Worker& worker = pool.workers[size_t(id)];
+        if (worker.holds_task.load(std::memory_order_acquire) && worker.has_clock.load(std::memory_order_acquire)) {
+          watched = id;
+          worked = time_on(worker.clock);
+          return; // one is enough: with several, the others' turn comes
+        }
+      }
+    }
+    /** Nanoseconds since the start that were waited for a thread without a core: 0 if it has worked for half of them. */
+    int64_t lost(int64_t now) const {
+      if (watched == 0) return 0;
+      const int64_t waited = now - start, done = time_on(pool.workers[size_t(watched)].clock) - worked;
+      return done < waited / 2 ? waited - done : 0;
+    }
+
+   private:
+    Pool& pool;
+    const int64_t start;
+    int watched = 0;
+    int64_t worked = 0;
+#else
+    explicit Watch(Pool&) {}
+    int64_t lost(int64_t) const { return 0; }
+#endif
+  };
+
+  void wake() {
+    if (sleepers.load(std::memory_order_seq_cst) > 0) {
+      epoch.fetch_add(1, std::memory_order_release);
+      epoch.notify_all();
+    }
+  }
+
   /** Runs tasks until none is left. */
   void drain() {
-    const auto next = [&] { return this_thread < limit.load(std::memory_order_relaxed) && take(); };
+    const auto next = [&] {
+      return this_thread < limit.load(std::memory_order_relaxed) &&
+             (this_thread == 0 || open.load(std::memory_order_relaxed)) && take();
+    };
     if (!recording.load(std::memory_order_relaxed)) {
       while (next()) {
       }
@@ -211,19 +298,26 @@ class Pool {
     inside_task = true; // whatever runs here runs inside a task
     const FlushDenormals flush;
     Ahead ahead_of_me(id);
+    Worker& me = workers[size_t(id)];
+#ifdef __linux__
+    me.has_clock.store(pthread_getcpuclockid(pthread_self(), &me.clock) == 0, std::memory_order_release);
+#endif
     const auto wanted = [&] {
-      return remaining.load(std::memory_order_acquire) > 0 && id < limit.load(std::memory_order_relaxed);
+      return remaining.load(std::memory_order_seq_cst) > 0 && open.load(std::memory_order_seq_cst) &&
+             id < limit.load(std::memory_order_relaxed);
     };
     for (;;) {
       if (spin(ahead_of_me, wanted)) {
+        me.holds_task.store(true, std::memory_order_relaxed);
         drain();
+        me.holds_task.store(false, std::memory_order_relaxed);
         continue;
       }
       // Announce the sleep, look once more, then sleep until the epoch changes. With both sides in sequentially consistent
       // order, either the caller sees the sleeper or the sleeper sees the job.
       const uint32_t seen = epoch.load(std::memory_order_acquire);
       sleepers.fetch_add(1, std::memory_order_seq_cst);
-      if (!(remaining.load(std::memory_order_seq_cst) > 0 && id < limit.load(std::memory_order_relaxed))) epoch.wait(seen);
+      if (!wanted()) epoch.wait(seen);
       sleepers.fetch_sub(1, std::memory_order_seq_cst);
     }
   }
@@ -238,6 +332,11 @@ class Pool {
   alignas(64) std::atomic<int32_t> finished{0};
   alignas(64) std::atomic<uint32_t> epoch{0};
   alignas(64) std::atomic<int32_t> sleepers{0};
+  /** Whether threads other than the caller may take tasks. */
+  std::atomic<bool> open{true};
+  /** The caller's: until when the others rest, and for how long they last did. Nanoseconds. */
+  int64_t rest_until = 0, rest = 0;
+  std::vector<Worker> workers;
   std::atomic<bool> caller_sleeps{false};
 };
 

@@ -2,6 +2,7 @@
 #include "pool.hpp"
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <thread>
@@ -78,6 +79,45 @@ TEST("pool: limit_threads(1) keeps all work on the caller") {
   CHECK(elsewhere == 0);
   limit_threads(99);
 }
+
+#ifdef __linux__
+TEST("pool: after a thread has kept everybody waiting without a core, short jobs are the caller's alone and long ones are shared") {
+  if (thread_count() < 2) return;
+  using Clock = std::chrono::steady_clock;
+  const auto milliseconds = [](int n) { std::this_thread::sleep_for(std::chrono::milliseconds(n)); };
+  const auto busy = [](int microseconds) {
+    const auto end = Clock::now() + std::chrono::microseconds(microseconds);
+    while (Clock::now() < end) {
+    }
+  };
+  bool rested = false, shared = false;
+  // A thread that sleeps looks like one that has lost its core. On a machine with other work it may take several tries to see it.
+  for (int round = 0; round < 50 && !(rested && shared); round++) {
+    parallel_for(8, [&](int64_t, int thread) { thread == 0 ? busy(200) : milliseconds(5); });
+    const auto start = Clock::now();
+    std::atomic<int> others{0};
+    parallel_for(16, [&](int64_t, int thread) { others += thread != 0; });
+    if (Clock::now() - start < std::chrono::milliseconds(1)) rested = rested || others == 0;
+    others = 0;
+    parallel_for(40, [&](int64_t, int thread) {
+      others += thread != 0;
+      busy(300);
+    });
+    shared = shared || others > 0;
+  }
+  CHECK(rested);
+  CHECK(shared);
+  // It passes.
+  milliseconds(70);
+  std::atomic<int> others{0};
+  for (int round = 0; round < 200 && others == 0; round++)
+    parallel_for(16, [&](int64_t, int thread) {
+      others += thread != 0;
+      busy(50);
+    });
+  CHECK(others > 0);
+}
+#endif
 
 TEST("pool: denormals are flushed inside tasks, and the caller's mode comes back") {
 #if defined(__x86_64__) || defined(__aarch64__)
