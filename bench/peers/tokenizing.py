@@ -80,6 +80,9 @@ def with_tokenizers(p):
         # Text that spells a special token is text on our side.
         bert._tokenizer.encode_special_tokens = True
         tokenizer = bert._tokenizer
+    elif p["pattern"].endswith(".json"):
+        tokenizer = Tokenizer.from_file(p["pattern"])
+        tokenizer.encode_special_tokens = True
     else:
         tokens, merges = gpt2()
         tokenizer = byte_level(models.BPE({t: i for i, t in enumerate(tokens)}, merges), p["expression"])
@@ -90,6 +93,8 @@ def with_tokenizers(p):
 
 def with_sentencepiece(p):
     processor = sentencepiece.SentencePieceProcessor(model_file=p["pattern"])
+    if THREADS == 1:
+        return f"sentencepiece {sentencepiece.__version__}", lambda texts: [processor.encode(text) for text in texts]
     return f"sentencepiece {sentencepiece.__version__}", lambda texts: processor.encode(texts, num_threads=THREADS)
 
 

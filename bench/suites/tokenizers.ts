@@ -37,7 +37,9 @@ const options = z.object({
   tokenizer: z
     .array(z.string())
     .default([])
-    .describe("SentencePiece .model files, or BERT's vocab.txt, whose ids are compared with the peers' as well"),
+    .describe(
+      "SentencePiece .model files, BERT's vocab.txt or tokenizer.json files to measure beside sentencepiece and tokenizers",
+    ),
 });
 
 export const tokenizers = defineCommand({
@@ -59,22 +61,24 @@ export const tokenizers = defineCommand({
       threads: count,
       vocabulary: o.vocabulary,
     });
+    const files = o.tokenizer.map((path) => ({
+      name: path,
+      expression: null,
+      peers: [path.endsWith(".model") ? "sentencepiece" : "tokenizers"],
+      javaScript: false,
+    }));
     const chosen = patterns.filter((p) => o.works === undefined || o.works.split(",").some((w) => p.name.includes(w)));
-    if (chosen.length === 0) throw new InputError(`--works: there are ${patterns.map((p) => p.name).join(", ")}.`);
+    if (chosen.length + files.length === 0)
+      throw new InputError(`--works: there are ${patterns.map((p) => p.name).join(", ")}.`);
 
     if (parts("parity") && o.parity > 0 && !o.alone) {
       machine(print);
       const text = await corpus(o.text, o.parity, true, "tokenizers-parity");
       print(`${text.documents} texts, ${(text.bytes / 1e6).toFixed(1)} MB: ids compared`);
       const rows = [["work", "peer", "texts", "ids differ"]];
-      const works = [
-        ...chosen.flatMap((p) => p.peers.map((peer) => ({ name: p.name, expression: p.expression, peer }))),
-        ...o.tokenizer.map((path) => ({
-          name: path,
-          expression: null,
-          peer: path.endsWith(".txt") ? "tokenizers" : "sentencepiece",
-        })),
-      ];
+      const works = [...chosen, ...files].flatMap((p) =>
+        p.peers.map((peer) => ({ name: p.name, expression: p.expression, peer })),
+      );
       let wrong = 0;
       for (const { name, expression, peer } of works) {
         const p = { ...parameters("ids", text.file, threads()), pattern: name, expression };
@@ -93,9 +97,9 @@ export const tokenizers = defineCommand({
     if (parts("encode")) {
       const text = await corpus(o.text, o.megabytes, false, "tokenizers-encode");
       for (const count of threads() > 1 ? [1, threads()] : [1]) {
-        for (const { name, expression, peers, javaScript } of chosen) {
+        for (const { name, expression, peers, javaScript } of [...chosen, ...files]) {
           const work: Work = {
-            name: `encode ${name}, ${count} thread${count === 1 ? "" : "s"}`,
+            name: `encode ${name.split("/").at(-1)!}, ${count} thread${count === 1 ? "" : "s"}`,
             parameters: { ...parameters("encode", text.file, count), pattern: name, expression },
             items: { count: text.bytes / 1e6, name: "MB" },
             check: (mine, peer) => {

@@ -19,6 +19,8 @@ constexpr size_t kSpan = 128 << 10;
 constexpr size_t kScanned = 48;
 /** Stands for a character that is no symbol; no pair contains it. Not the largest number: two of those are the table's empty slot. */
 constexpr uint32_t kForeign = kMostIds - 2;
+/** Where the best sum in single precision is larger than this, it is taken off all sums, as SentencePiece does. */
+constexpr double kRebased = 100000;
 constexpr uint32_t kSpaceMark = 0x2581;
 constexpr uint8_t kSpaceBytes[3] = {0xe2, 0x96, 0x81};
 /** Flags of BERT's table: white space, a character that is a word of its own, one that becomes something else. */
@@ -441,12 +443,18 @@ double PieceModel::viterbi(const uint8_t* p, size_t n, double base, Scratch& scr
   }
   std::fill_n(from.begin(), n + 1, kNone);
   best[0] = base;
+  size_t frontier = 0;
   for (size_t start = 0; start < n;) {
+    if (Single && std::abs(best[start]) > kRebased) {
+      const double offset = best[start];
+      for (size_t i = start; i <= frontier; i++)
+        if (i == start || from[i] != kNone) best[i] = double(float(best[i] - offset));
+    }
     const double here = best[start];
     const size_t width = width_of(p[start]);
-    const auto offer = [&](size_t end, double score, uint32_t id) {
-      double sum = score + here;
+    const auto offer = [&](size_t end, double sum, uint32_t id) {
       if constexpr (Single) sum = double(float(sum));
+      frontier = std::max(frontier, end);
       if (from[end] == kNone) {
         second[end] = least;
       } else if (sum > best[end]) {
@@ -467,9 +475,9 @@ double PieceModel::viterbi(const uint8_t* p, size_t n, double base, Scratch& scr
       const uint32_t id = trie.value(node);
       if (id == Trie::none) continue;
       whole |= i + 1 - start == width;
-      offer(i + 1, scores[id], id);
+      offer(i + 1, scores[id] + here, id);
     }
-    if (!whole) offer(start + width, unknown_score, unknown);
+    if (!whole) offer(start + width, unknown_score + here, unknown);
     start += width;
   }
   std::vector<uint32_t>& path = scratch.path;
@@ -509,7 +517,8 @@ void PieceModel::cut(const uint8_t* p, const uint8_t* end, Scratch& scratch, std
     }
   };
   const auto settled = [&](double margin, size_t n) {
-    return margin > rounding * double(n + 2) * (std::abs(run.base) + double(n + 1) * widest_score);
+    const double size = std::abs(run.base) + double(n + 1) * widest_score;
+    return margin > rounding * double(n + 2) * size && !(single && size > kRebased);
   };
   while (p < end) {
     const uint8_t* q = p;
@@ -556,6 +565,7 @@ void PieceModel::cut(const uint8_t* p, const uint8_t* end, Scratch& scratch, std
         }
         out.resize(before);
       }
+      if (single && std::abs(run.base) > kRebased) run.base = 0;
       if constexpr (K == PieceKind::unigram) hit = hit && settled(as_float(entry.ids[WordCache::most_ids - 1]), n);
       if (hit) {
         out.insert(out.end(), entry.ids, entry.ids + entry.count);

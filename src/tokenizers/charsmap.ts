@@ -140,7 +140,7 @@ export class Charsmap {
   eachByGrapheme(text: string, emit: (part: string, made: string) => void): void {
     let done = 0;
     const hard = (end: number): void => {
-      for (const { segment } of graphemes.segment(text.slice(done, end))) {
+      for (const segment of graphemesOf(text.slice(done, end))) {
         const whole = segment.length > 1 && Buffer.byteLength(segment) < 6 ? this.transform(segment) : undefined;
         if (whole !== undefined) emit(segment, whole);
         else for (const c of segment) emit(c, this.character(c));
@@ -169,3 +169,24 @@ const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
 const PLAIN =
   " -~\\u00c0-\\u02ff\\u0400-\\u0481\\u3001-\\u3029\\u3041-\\u3096\\u30a1-\\u30fa\\u4e00-\\u9fff\\uff01-\\uff9d";
 const ALONE = new RegExp(`(?<=^|[${PLAIN}])[${PLAIN}]+(?=[${PLAIN}])`, "g");
+
+/** Units of text that the segmenter sees at a time: V8's takes time that grows with the length of the text, for each grapheme. */
+const WINDOW = 256;
+
+/** A text's graphemes. From any border between two on, what follows is cut as if the text began there. */
+function* graphemesOf(text: string): Generator<string> {
+  let window = WINDOW;
+  for (let at = 0; at < text.length; ) {
+    // Never half a character: what it is may join the one before.
+    const half = (text.charCodeAt(at + window - 1) & 0xfc00) === 0xd800 ? 1 : 0;
+    const part = text.slice(at, at + window + half);
+    const found = Array.from(graphemes.segment(part), ({ segment }) => segment);
+    // More text may make the last one longer.
+    if (at + part.length < text.length) found.pop();
+    for (const grapheme of found) {
+      yield grapheme;
+      at += grapheme.length;
+    }
+    window = found.length === 0 ? window * 2 : WINDOW;
+  }
+}

@@ -5,6 +5,9 @@ import { byteTokens, type PieceModel } from "./models.ts";
 /** What an unknown character costs below the worst piece (SentencePiece's kUnkPenalty). */
 const UNKNOWN_PENALTY = 10;
 
+/** Where the best sum so far is larger than this, it is taken off all sums (SentencePiece's kScoreResetThreshold). */
+const REBASED = 100_000;
+
 export interface UnigramOptions {
   readonly pieces: readonly string[];
   /** Log probabilities. */
@@ -17,7 +20,7 @@ export interface UnigramOptions {
   readonly hidden?: ReadonlySet<number> | undefined;
   /** Pieces a user defined: they win over anything else. */
   readonly userDefined?: ReadonlySet<number>;
-  /** Sums in single precision, as SentencePiece does; `tokenizers` sums in double. */
+  /** Sums in single precision, that begin at zero again past REBASED, as SentencePiece does (0.2.3); `tokenizers` sums in double. */
   readonly single?: boolean;
 }
 
@@ -48,7 +51,6 @@ export class UnigramModel implements PieceModel {
     const ids = new Map(pieces.map((text, id) => [text, id]));
     this.bytes = options.byteFallback ? byteTokens((token) => ids.get(token)) : undefined;
     let least = Number.POSITIVE_INFINITY;
-    let most = Number.NEGATIVE_INFINITY;
     this.trie = new UnitTrie();
     this.pieces = pieces;
     const usable: number[] = [];
@@ -61,12 +63,11 @@ export class UnigramModel implements PieceModel {
       }
       if (userDefined?.has(id)) return;
       least = Math.min(least, scores[id]!);
-      most = Math.max(most, scores[id]!);
     });
-    this.unknownScore = (single ? Math.fround(least) : least) - UNKNOWN_PENALTY;
+    this.unknownScore = single ? Math.fround(Math.fround(least) - UNKNOWN_PENALTY) : least - UNKNOWN_PENALTY;
     for (const id of userDefined ?? []) {
-      // SentencePiece: longer ones are worth more, and any is worth more than what it could be cut into.
-      this.scores[id] = Math.fround(encodeUtf8(pieces[id]!).length * most) - 0.1;
+      // SentencePiece: any is worth more than what it could be cut into, which scores below zero, and longer ones are worth more.
+      this.scores[id] = Math.fround(0.1 * (encodeUtf8(pieces[id]!).length - 1));
     }
   }
 
@@ -96,7 +97,12 @@ export class UnigramModel implements PieceModel {
     const { best, from, piece, single } = this;
     from.fill(-1, 0, length + 1);
     best[0] = 0;
+    let frontier = 0;
     for (let start = 0; start < length; ) {
+      if (single && Math.abs(best[start]!) > REBASED) {
+        const offset = best[start]!;
+        for (let i = start; i <= frontier; i++) best[i] = Math.fround(best[i]! - offset);
+      }
       const here = best[start]!;
       const unit = text.charCodeAt(start);
       const width = unit >= 0xd800 && unit <= 0xdbff ? 2 : 1;
@@ -108,6 +114,7 @@ export class UnigramModel implements PieceModel {
         const id = trie.ids[node]!;
         if (id === -1) continue;
         if (end - start === width) whole = true;
+        if (end > frontier) frontier = end;
         const score = single ? Math.fround(scores[id]! + here) : scores[id]! + here;
         if (from[end] === -1 || score > best[end]!) {
           best[end] = score;
@@ -117,6 +124,7 @@ export class UnigramModel implements PieceModel {
       }
       if (!whole) {
         const end = start + width;
+        if (end > frontier) frontier = end;
         const score = single ? Math.fround(this.unknownScore + here) : this.unknownScore + here;
         if (from[end] === -1 || score > best[end]!) {
           best[end] = score;

@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { unicodeChanges } from "../../src/tokenizers/aligned.ts";
 import { wellFormed } from "../../src/tokenizers/bytes.ts";
+import { Charsmap } from "../../src/tokenizers/charsmap.ts";
 import { type Encoding, FileTokenizer, tokenizerFromJson } from "../../src/tokenizers/index.ts";
 
 const golden = new URL("./tokenizers/", import.meta.url);
@@ -85,4 +86,35 @@ test("offsets count UTF-16 units unless asked otherwise", () => {
   const { offsets, specialTokensMask } = tokenizer.encoding(text);
   const words = offsets.filter((_, i) => specialTokensMask[i] === 0).map(([start, end]) => text.slice(start, end));
   expect(words.join("")).toBe("😀Fox狐狸");
+});
+
+test("graphemes are those of the whole text, wherever the segmenter's window ends", async () => {
+  const kind = kinds.find((one) => one.name === "T5")!.tokenizer as {
+    normalizer: { normalizers: { precompiled_charsmap?: string }[] };
+  };
+  const map = new Charsmap(Buffer.from(kind.normalizer.normalizers[0]!.precompiled_charsmap!, "base64"));
+  const part = fc.constantFrom(
+    "a",
+    "e\u0301",
+    "👍🏽",
+    "👩‍👩‍👧",
+    "🇨🇳",
+    "\r\n",
+    " \n",
+    "ｶﾞ",
+    "각",
+    "\u0600",
+    "क्षि",
+    "ﬁ",
+    "x\u0323\u0302",
+  );
+  const segmenter = new Intl.Segmenter("en", { granularity: "grapheme" });
+  fc.assert(
+    fc.property(fc.array(part, { minLength: 100, maxLength: 400 }), (parts) => {
+      const text = parts.join("");
+      const each = Array.from(segmenter.segment(text), ({ segment }) => map.normalizeByGrapheme(segment));
+      expect(map.normalizeByGrapheme(text)).toBe(each.join(""));
+    }),
+    { numRuns: 100 },
+  );
 });
