@@ -49,6 +49,8 @@ export interface ContestOptions {
   readonly fresh?: boolean;
   /** A peer's variant this much slower than the best in its first turn takes no further part. Default 1.3. */
   readonly hopeless?: number;
+  /** Seconds from the start of a work after which no further round begins; one round there is always. Default: all rounds. */
+  readonly budget?: number;
   /** Measures the machine between the rounds. */
   readonly peaks?: () => Promise<Peaks>;
 }
@@ -181,6 +183,7 @@ export async function contest(
 
   /** Ours first, then the peers that were not hopeless. */
   async function oneWork(work: Work): Promise<Runner[]> {
+    const began = performance.now();
     const mine = await enter(sides.ours, work);
     let peers: Runner[] = [];
     for (const entrant of sides.peers) {
@@ -193,6 +196,7 @@ export async function contest(
       peers = peers.filter((p) => p.first <= limit);
     }
     for (let round = 0; round < o.rounds; round++) {
+      if (round > 0 && performance.now() - began > 1e3 * (o.budget ?? Number.POSITIVE_INFINITY)) break;
       // Whoever goes first in one round goes last in the next.
       const turn = [mine, ...peers];
       for (const runner of round % 2 ? turn.reverse() : turn) record(runner, await runner.contender.run(runner.steps));

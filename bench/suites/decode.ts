@@ -104,7 +104,9 @@ export const prompt = defineCommand({
         const peers: Entrant[] = [];
         for (const format of o.alone ? [] : o.peers.split(",").map((f) => f.trim()))
           peers.push(bench(format, await model.gguf(format), ["-p", String(length), "-n", "0"]));
-        results.push(await runContest("prompt", [work], { ours: ours("llama"), peers }, { ...o, warmUp: 1 }, context));
+        results.push(
+          await runContest("prompt", [work], { ours: ours("llama"), peers }, { ...o, warmUp: 1, budget: 150 }, context),
+        );
       }
       return { results };
     }),

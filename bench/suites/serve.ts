@@ -15,6 +15,7 @@ import { disposeTree } from "../dispose.ts";
 import { environmentOf, llamaTool, python, root, threads } from "../environment.ts";
 import { burst } from "../load.ts";
 import type { Contender, Prepared, Ran } from "../protocol.ts";
+import { append } from "../stats.ts";
 import { chooseWorks, contestShape, runContest } from "../suite.ts";
 
 interface ServeParameters {
@@ -29,6 +30,9 @@ const works: readonly { readonly name: string; readonly parameters: ServeParamet
 ];
 
 export const VOCABULARY = 49152;
+
+/** Seconds after which no further round of a work begins: a burst of the peer's slowest format takes half a minute. */
+const BUDGET = 150;
 
 const options = z.object({
   ...contestShape,
@@ -77,7 +81,13 @@ export const serve = defineCommand({
           items: { count: parameters.clients * parameters.reply, name: "tokens" },
         }),
       );
-      return await runContest("serve", made, { ours, peers }, { rounds, seconds, warmUp: 1, mostSteps: 8 }, context);
+      return await runContest(
+        "serve",
+        made,
+        { ours, peers },
+        { rounds, seconds, warmUp: 1, mostSteps: 8, budget: BUDGET },
+        context,
+      );
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
@@ -142,12 +152,14 @@ function howdah(folder: string, more: readonly string[]): Launch {
   return {
     about: `howdah serve ${more.join(" ")}`.trim(),
     body: {},
-    command: (clients, _context, port) => [
+    // As much room for keys and values as llama-server's -c gives.
+    command: (clients, context, port) => [
       process.execPath,
       [
         join(root, "dist", "cli", "main.js"),
         "serve",
         ...["--model", `bench=${folder}`, "--port", String(port), "--slots", String(clients)],
+        ...["--cache-tokens", String(clients * context)],
         ...["--runs", join(folder, "runs"), ...more],
       ],
     ],
@@ -221,13 +233,26 @@ class ServerContender implements Contender {
         temperature: 0,
         ...this.#launch.body,
       }));
+      await this.#loop(); // since the last look
       const seen = await burst(this.#port, bodies, prompt, reply);
+      const loop = await this.#loop();
       seconds.push(seen.seconds);
       metrics.first_ms!.push(seen.firstMedian);
       metrics.first_p95_ms!.push(seen.firstP95);
       metrics.gap_p95_ms!.push(seen.gapP95);
+      if (loop) {
+        append(metrics, "timer_late_p99_ms", loop.p99Ms);
+        append(metrics, "timer_late_worst_ms", loop.maxMs);
+      }
     }
     return { seconds, outputs: [], metrics, peakBytes: this.#peakBytes() };
+  }
+
+  /** How late timers of the server's JavaScript fired since the last look; only our server says it. */
+  async #loop(): Promise<{ readonly p99Ms: number; readonly maxMs: number } | undefined> {
+    const answer = await fetch(`http://127.0.0.1:${this.#port}/health`);
+    const { eventLoop } = (await answer.json()) as { eventLoop?: { p99Ms: number; maxMs: number } };
+    return eventLoop;
   }
 
   /** Linux says it; elsewhere 0. */

@@ -171,6 +171,13 @@ describe("a contest", () => {
     );
   });
 
+  test("no round begins after the budget, but one there is", async () => {
+    const asked: string[] = [];
+    const sides = { ours: entrant("we", 0.1, asked), peers: [] };
+    const { samples } = await contest([work], sides, { ...o, rounds: 5, budget: 0 });
+    expect(samples.w![0]!.seconds).toHaveLength(3);
+  });
+
   test("alone there is no ratio; processes that stay do not say their peak memory", async () => {
     const asked: string[] = [];
     const sides = { ours: entrant("we", 0.1, asked), peers: [] };
