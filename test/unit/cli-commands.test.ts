@@ -121,7 +121,10 @@ describe("howdah doctor", () => {
     expect(result).toMatchObject({ node: process.versions.node, python: { packages: {} } });
     const native = loadNativeBackend();
     if ("missing" in native) expect(result.problems).toContain(native.missing);
-    else expect(result.native).toEqual(native.facts);
+    else {
+      expect(result.native).toEqual(native.facts);
+      expect(text).toMatch(/programs +not kept on disk/);
+    }
   });
 
   test.skipIf("missing" in loadNativeBackend())("measures plausible speeds on the native backend", async () => {

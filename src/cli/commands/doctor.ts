@@ -4,6 +4,7 @@ import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { promisify } from "node:util";
 import { z } from "zod";
 import { loadNativeBackend, type NativeBackend } from "../../engine/backends/native/backend.ts";
+import { cacheFolder, programsFolder, programsIn } from "../../engine/backends/native/programs.ts";
 import { formatBytes, freeBytes } from "../../runs/atomic.ts";
 import { defineCommand } from "../command.ts";
 import { measureBandwidth, measureMatmul } from "../measure.ts";
@@ -45,6 +46,15 @@ export const doctor = defineCommand({
       say("native", `${isa}, ${count(threads, "thread")} (this processor and build have ${available.join(", ")})`);
       say("caches", `L1 ${formatBytes(caches.l1)}, L2 ${formatBytes(caches.l2)}, L3 ${formatBytes(caches.l3)}`);
       say("precision", bf16 ? "auto multiplies in bf16" : "auto multiplies in f32: no bf16 dot products here");
+      const cache = cacheFolder(environment);
+      const kept =
+        cache === undefined ? undefined : { folder: programsFolder(cache), ...programsIn(programsFolder(cache)) };
+      say(
+        "programs",
+        kept
+          ? `${count(kept.count, "compiled program")} (${formatBytes(kept.bytes)}) in ${kept.folder}`
+          : "not kept on disk (HOWDAH_CACHE)",
+      );
       if (threads < cores) problems.push(`The kernels use ${threads} of ${cores} cores; HOWDAH_THREADS sets how many.`);
       if (measure) {
         speed = await measureSpeed(native);

@@ -1,4 +1,3 @@
-import { join } from "node:path";
 import { type DType, type HostArray, hostArray } from "../../../tensor/dtype.ts";
 import { BackendError } from "../../../tensor/errors.ts";
 import type { Attributes, Backend, BackendBuffer, Executable, Program } from "../../program.ts";
@@ -11,7 +10,7 @@ import {
   type ProfileEntry,
 } from "./addon.ts";
 import { encodeProgram } from "./encode.ts";
-import { cacheFolder, hashOfCode, ProgramFiles } from "./programs.ts";
+import { cacheFolder, hashOfCode, ProgramFiles, programsFolder } from "./programs.ts";
 import { supportsOp } from "./supports.ts";
 
 /** Memory of the native backend. A buffer that has been released is refused, never read. */
@@ -133,7 +132,7 @@ class Native implements NativeBackend {
     const folder = cacheFolder();
     // The same programs for any number of threads and any caches: kernels look at those themselves.
     const about = () => `${hashOfCode()}\n${addonIdentity()}\n${this.facts.isa} ${this.facts.bf16}`;
-    this.programs = folder === undefined ? undefined : new ProgramFiles(join(folder, "programs"), about);
+    this.programs = folder === undefined ? undefined : new ProgramFiles(programsFolder(folder), about);
   }
 
   get prefersBfloat16(): boolean {

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { mkdir, readdir, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
@@ -30,6 +30,9 @@ export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): strin
   if (!home.startsWith("/")) return undefined;
   return process.platform === "darwin" ? join(home, "Library", "Caches", "howdah") : join(home, ".cache", "howdah");
 }
+
+/** Where programs lie in it. */
+export const programsFolder = (cache: string): string => join(cache, "programs");
 
 /** A hash of the code that makes programs: all of `tensor` and `engine`, as it runs (sources or compiled). */
 export function hashOfCode(): string {
@@ -113,6 +116,15 @@ export class ProgramFiles implements ProgramStore {
     this.#swept = true;
     await sweep(this.#folder);
   }
+}
+
+/** What a folder of programs holds; nothing if there is none. */
+export function programsIn(folder: string): { readonly count: number; readonly bytes: number } {
+  if (!existsSync(folder)) return { count: 0, bytes: 0 };
+  const sizes = readdirSync(folder)
+    .filter((name) => name.endsWith(".program"))
+    .map((name) => statSync(join(folder, name), { throwIfNoEntry: false })?.size ?? 0);
+  return { count: sizes.length, bytes: sizes.reduce((a, b) => a + b, 0) };
 }
 
 /** Magic, hash of the rest, key, program. */
