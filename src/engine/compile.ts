@@ -1,4 +1,5 @@
 import type { Attributes, Aval, Graph } from "../tensor/graph.ts";
+import { fuseEpilogues } from "./passes/epilogue.ts";
 import { placeFills } from "./passes/fill.ts";
 import { fuseElementwise } from "./passes/fuse.ts";
 import { accumulateEmbeddings, mergeLossAndGradient } from "./passes/merge.ts";
@@ -44,7 +45,8 @@ export function optimize(graph: Graph, backend: Capabilities, options: LowerOpti
   if (options.matmul === "bf16" && backend.prefersBfloat16 && bfloat16 !== "none")
     g = narrowToBfloat16(g, { held: bfloat16 === "held", gradients: bfloat16 === "held" });
   if (options.recompute !== false) g = recompute(g, options.recompute);
-  if (backend.supports("fused_elementwise", {}, ["f32"])) g = fuseElementwise(g);
+  if (backend.supports("fused_elementwise", {}, ["f32"]))
+    g = fuseElementwise(fuseEpilogues(g, supports, { sums: false }));
   if (backend.supports("constant", {}, [])) g = placeFills(g);
   return g;
 }

@@ -38,7 +38,7 @@ export type EpilogueSupport = (op: string, attributes: Attributes, inputs: reado
  * the attribute `epilogue`, and bias and residual as further inputs. The product is then written once, finished. The same for a product that
  * is the gradient of an activation's result. Sums of a right operand over the axes that are contracted are taken in too: the kernel has
  * the operand in its hands. Sums are f32; a result that is
- * rounded to bf16 at once is written so. `sums` false: no sums of right operands.
+ * rounded to bf16 at once is written so, and so is a value before an activation that is kept rounded: the activation is of the rounded one. `sums` false: no sums of right operands.
  */
 export function fuseEpilogues(
   graph: Graph,
@@ -59,6 +59,9 @@ export function fuseEpilogues(
     return all.length === 1 && !results.has(v) ? all[0] : undefined;
   };
 
+  /** The first f32 copy of a bf16 value that an activation alone reads. */
+  const widenedForActivation = (v: Value): Node | undefined =>
+    (users.get(v) ?? []).find((n) => roundsTo(n, "f32") && activations.has(onlyUser(n.outputs[0]!)?.op.name ?? ""));
   const position = new Map(graph.nodes.map((n, i) => [n, i]));
   const owner = new Map<Node, Chain>();
   for (const dot of graph.nodes) {
@@ -79,11 +82,20 @@ export function fuseEpilogues(
       chain.bias = bias;
       take(adder!);
     }
+    // Kept rounded, the value before the activation is what the activation is of: the kernel knows that form.
+    const kept = onlyUser(chain.last);
+    const widened =
+      kept && !owner.has(kept) && roundsTo(kept, "bf16") ? widenedForActivation(kept.outputs[0]!) : undefined;
+    if (widened) {
+      chain.pre = kept!.outputs[0]!;
+      take(kept!);
+      take(widened);
+    }
     const before = chain.last;
     const activators = (users.get(before) ?? []).filter((n) => activations.has(n.op.name));
     // Where the activation is computed again for the backward pass, the first is the product's.
     if (activators.length > 0 && !owner.has(activators[0]!)) {
-      if (!onlyUser(before)) chain.pre = before;
+      if (!widened && !onlyUser(before)) chain.pre = before;
       chain.activation = activators[0]!.op.name;
       take(activators[0]!);
     }
@@ -95,8 +107,12 @@ export function fuseEpilogues(
       differentiator.inputs[0] === before &&
       differentiator.inputs[1] !== before
     ) {
-      const at = differentiator.inputs[1]!;
-      if (at.dtype === "f32" && sameShape(at.shape, before.shape)) {
+      const wide = differentiator.inputs[1]!;
+      const at =
+        wide.node?.op.name === "convert" && wide.node.inputs[0]!.dtype === "bf16" ? wide.node.inputs[0]! : wide;
+      // With several readers (a rounded copy, the sums of a bias's gradient), an element-wise region serves all in one pass.
+      const alone = (options.sums ?? true) || onlyUser(differentiator.outputs[0]!) !== undefined;
+      if (alone && wide.dtype === "f32" && sameShape(at.shape, before.shape)) {
         chain.activation = gradientOf;
         chain.at = at;
         take(differentiator);
@@ -110,7 +126,7 @@ export function fuseEpilogues(
       take(joiner!);
     }
     const rounding = onlyUser(chain.last);
-    if (rounding?.op.name === "convert" && rounding.outputs[0]!.dtype === "bf16") take(rounding);
+    if (rounding && !owner.has(rounding) && roundsTo(rounding, "bf16")) take(rounding);
     if (folded.length === 1 && (options.sums ?? true)) {
       const summer = sumOf(dot, users);
       // What the product waits for must not wait for the sum.
@@ -170,6 +186,8 @@ export function fuseEpilogues(
   out.outputs = graph.outputs.map(need);
   return dropDead(out);
 }
+
+const roundsTo = (n: Node, dtype: Aval["dtype"]): boolean => n.op.name === "convert" && n.outputs[0]!.dtype === dtype;
 
 const plain = (v: Aval): Aval => ({ dtype: v.dtype, shape: v.shape });
 
