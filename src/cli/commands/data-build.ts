@@ -61,7 +61,7 @@ export const dataBuild = defineCommand({
           stage = p.stage;
           const what = unitsOf[p.stage] ?? "";
           const counted =
-            p.stage === "tokenizer"
+            p.stage === "tokenizer" || p.stage === "index"
               ? formatBytes(Math.round(p.done))
               : `${p.done}${p.total === undefined ? "" : `/${p.total}`} ${what}`;
           const rate =

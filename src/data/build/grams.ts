@@ -1,20 +1,23 @@
-import { closeSync, existsSync, mkdirSync, openSync, readSync, statSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { StateError } from "../../tensor/errors.ts";
 import { PartFile } from "./part-file.ts";
 
 /**
  * An index that tells a search which parts of a file cannot hold what it looks for (Cox 2012, "Regular expression matching with a trigram index"; here
- * with a signature a block, as in Bloom 1970). A file of documents is cut at lines into blocks; of each block 2^16 bits say which runs of three characters
- * are in it, by their hashes. What is looked for is in a block only if all its runs are: the others are passed over without being read.
+ * with a signature a block, as in Bloom 1970). A file of documents is cut at lines into blocks; of each block up to 2^16 bits say which runs of three
+ * characters are in it, by their hashes; fewer of a shorter one. What is looked for is in a block only if all its runs are: the others are passed over without being read.
  *
  * Characters of scripts that are written without spaces count by themselves and in pairs: a Chinese word is one or two of them.
  */
 const BITS = 2 ** 16;
+const LEAST_BITS = 2 ** 10;
 const BLOCK = 128 * 1024;
-const MAGIC = 0x31474748; // "HGG1"
-const HEADER = 24;
-const ENTRY = 8 + BITS / 8;
+const MAGIC = 0x32474748; // "HGG2"
+/** The magic number, how long the file of documents is. */
+const HEADER = 16;
+/** Of a block: where it begins, and its number of bits; then come the bits. */
+const ENTRY = 16;
 
 let folded: Uint16Array | undefined;
 /** Code units such that two that a search without case takes for the same are the same; 0 for white space. Surrogates stand for one another. */
@@ -32,7 +35,7 @@ export function foldTable(): Uint16Array {
 }
 
 /** From the first of the scripts that are written without spaces on; those below U+2E80 have letters. */
-const unspaced = (unit: number) => unit >= 0x2e80 && unit < 0xac00;
+export const unspaced = (unit: number) => unit >= 0x2e80 && unit < 0xac00;
 
 const mix = (a: number, b: number, c: number): number => {
   const h = Math.imul(Math.imul(a ^ 0x9e37, 0x85ebca6b) + b, 0x9e3779b1) ^ Math.imul(c + 0x7f4a, 0xc2b2ae35);
@@ -76,27 +79,33 @@ interface Stored {
 /** Indexes a file of documents, unless that was done: a block of it in memory at a time. `tick` is called after each, with its bytes. */
 export async function indexFile(folder: string, path: string, tick: (bytes: number) => void): Promise<boolean> {
   const out = join(folder, indexPath(path));
-  if (existsSync(out)) return false;
-  mkdirSync(dirname(out), { recursive: true });
   const { size } = statSync(join(folder, path));
+  if (candidates(folder, path, size, []) !== undefined) return false;
+  mkdirSync(dirname(out), { recursive: true });
   using file = new PartFile(out);
   const header = Buffer.alloc(HEADER);
   header.writeUInt32LE(MAGIC, 0);
-  header.writeUInt32LE(BITS, 4);
   header.writeDoubleLE(size, 8);
   file.write(header);
   const entry = Buffer.alloc(ENTRY);
+  const bits = new Uint8Array(BITS / 8);
   let begin = 0;
   const close = async (end: number) => {
+    // About a bit a byte of a short block: folded in half, a set of bits is that of the hashes' remainders.
+    let count = BITS;
+    for (; count > LEAST_BITS && count >= 2 * (end - begin); count /= 2)
+      for (let i = 0; i < count / 16; i++) bits[i]! |= bits[i + count / 16]!;
     entry.writeDoubleLE(begin, 0);
+    entry.writeDoubleLE(count, 8);
     file.write(entry);
-    entry.fill(0);
+    file.write(bits.subarray(0, count / 8));
+    bits.fill(0);
     tick(end - begin);
     begin = end;
     await new Promise(setImmediate);
   };
   const set = (gram: number) => {
-    entry[8 + (gram >> 3)]! |= 1 << (gram & 7);
+    bits[gram >> 3]! |= 1 << (gram & 7);
   };
   let at = 0;
   for (const line of lines(join(folder, path))) {
@@ -140,6 +149,9 @@ export interface Span {
   readonly to: number;
 }
 
+/** What is read of an index at a time: one for all calls, none of which waits in between. */
+const chunk = Buffer.allocUnsafeSlow(2 ** 18);
+
 /**
  * The parts of a file that may hold all of `grams`, in order, neighbours as one; undefined where there is no index of the file as it is.
  * @param size of the file now
@@ -153,28 +165,35 @@ export function candidates(folder: string, path: string, size: number, grams: re
     return undefined; // a corpus of an older version, or one whose job has not come so far
   }
   try {
-    const header = Buffer.alloc(HEADER);
-    readSync(file, header, 0, HEADER, 0);
-    if (header.readUInt32LE(0) !== MAGIC || header.readUInt32LE(4) !== BITS || header.readDoubleLE(8) !== size)
-      return undefined;
-    const many = Buffer.alloc(ENTRY * 64);
+    let held = readSync(file, chunk, 0, chunk.length, null);
+    if (held < HEADER || chunk.readUInt32LE(0) !== MAGIC || chunk.readDoubleLE(8) !== size) return undefined;
     const spans: { from: number; to: number }[] = [];
     let open: { from: number; to: number } | undefined;
     for (let at = HEADER; ; ) {
-      const n = readSync(file, many, 0, many.length, at);
-      if (n < ENTRY) break;
-      for (let i = 0; i + ENTRY <= n; i += ENTRY) {
-        const from = many.readDoubleLE(i);
-        const may = grams.every((gram) => (many[i + 8 + (gram >> 3)]! >> (gram & 7)) & 1);
-        if (may && !open) {
-          open = { from, to: size };
-          spans.push(open);
-        } else if (!may && open) {
-          open.to = from;
-          open = undefined;
-        }
+      const bits = at + ENTRY <= held ? chunk.readDoubleLE(at + 8) : 0;
+      if (bits === 0 || at + ENTRY + bits / 8 > held) {
+        // The rest of the chunk to its beginning, and more behind it.
+        chunk.copyWithin(0, at, held);
+        const more = readSync(file, chunk, held - at, chunk.length - (held - at), null);
+        if (more === 0) break;
+        held += more - at;
+        at = 0;
+        continue;
       }
-      at += n - (n % ENTRY);
+      const from = chunk.readDoubleLE(at);
+      const begin = at + ENTRY;
+      const may = grams.every((gram) => {
+        const bit = gram % bits;
+        return (chunk[begin + (bit >> 3)]! >> (bit & 7)) & 1;
+      });
+      if (may && !open) {
+        open = { from, to: size };
+        spans.push(open);
+      } else if (!may && open) {
+        open.to = from;
+        open = undefined;
+      }
+      at = begin + bits / 8;
     }
     return spans;
   } finally {

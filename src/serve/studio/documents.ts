@@ -1,6 +1,6 @@
 import { open, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { candidates, gramsOf, type Span } from "../../data/build/grams.ts";
+import { candidates, gramsOf, type Span, unspaced } from "../../data/build/grams.ts";
 import { SHOWN } from "../../data/build/lines.ts";
 import type { DroppedDocument, KeptDocument } from "../../data/build/unit.ts";
 import type { DocumentHead, DocumentStatus, DocumentsPage, DocumentView, FoundDocument } from "../data-api.ts";
@@ -156,11 +156,18 @@ function headOf(document: Stored, at: string, status: DocumentStatus, duplicates
   };
 }
 
-/** The text from about 80 characters before the first place, on one line, with every place in it. */
+/** Where about 80 columns before a place begin: Chinese characters take two. */
+function columnsBefore(text: string, place: number): number {
+  let at = place;
+  for (let width = 0; at > 0 && width < 80; at--) width += unspaced(text.charCodeAt(at - 1)) ? 2 : 1;
+  return at;
+}
+
+/** The text from about 80 columns before the first place, on one line, with every place in it. */
 function excerptOf(text: string, what: RegExp | undefined): Pick<FoundDocument, "excerpt" | "matches"> {
   const [first] = places(text, what, 1);
   const whole = (i: number) => (/[\udc00-\udfff]/.test(text[i] ?? "") ? i - 1 : i);
-  const from = whole(Math.max(0, (first?.[0] ?? 0) - 80));
+  const from = whole(columnsBefore(text, first?.[0] ?? 0));
   const cut = text.slice(from, whole(from + excerptLength)).replace(/\s/g, " ");
   // It begins with a word, unless the word would be the place itself.
   const space = from === 0 ? -1 : cut.slice(0, 40).indexOf(" ");
