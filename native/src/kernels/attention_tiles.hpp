@@ -121,9 +121,18 @@ HOWDAH_INLINE void strip_product(int rows, int64_t columns, const float* a, int6
 
 // ---- Packing: `from` is f32 or bf16, `rows` rows of `width` at `stride`; results are words of the form, padding is zeros ----
 
+#if HOWDAH_BF16_DOT
+/** Lanes of 16 bits in the order 0, 16, 1, 17, ... */
+HOWDAH_INLINE __m512i interleave() {
+  return _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+}
+#endif
+
 /** The vector of words (low, high), each number rounded to bf16. */
 HOWDAH_INLINE vf pair_words(vf low, vf high) {
-#if HOWDAH_AVX512
+#if HOWDAH_BF16_DOT
+  return (vf)_mm512_permutexvar_epi16(interleave(), (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
+#elif HOWDAH_AVX512
   const __m512i a = _mm512_cvtepu16_epi32((__m256i)f32_to_bf16(low)), b = _mm512_cvtepu16_epi32((__m256i)f32_to_bf16(high));
   return (vf)_mm512_or_si512(a, _mm512_slli_epi32(b, 16));
 #else
@@ -150,6 +159,12 @@ HOWDAH_INLINE vf load_some(const T* p, int64_t n) {
 template <bool Half, class T>
 void pack_rows(const T* from, int64_t stride, int64_t rows, int64_t width, float factor, float* to) {
   const int64_t padded = pad(width);
+  if constexpr (Half && std::is_same_v<T, bf16_t>) {
+    if (factor == 1 && padded == width) { // the very bits
+      for (int64_t r = 0; r < rows; r++) std::memcpy(reinterpret_cast<bf16_t*>(to) + r * width, from + r * stride, static_cast<size_t>(width) * 2);
+      return;
+    }
+  }
   const vf f = splat(factor);
   for (int64_t r = 0; r < rows; r++) {
     for (int64_t i = 0; i < padded; i += W) {
@@ -171,6 +186,18 @@ void pack_across(const T* from, int64_t stride, int64_t rows, int64_t width, flo
     const vf f = splat(factor);
     for (int64_t r = 0; r < rows; r += 2) {
       const T* x = from + r * stride;
+#if HOWDAH_BF16_DOT
+      if constexpr (std::is_same_v<T, bf16_t>) {
+        if (factor == 1 && width % W == 0 && r + 1 < rows) { // the very bits
+          for (int64_t i = 0; i < width; i += W) {
+            const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)load_h(x + i)), (__m256i)load_h(x + stride + i), 1);
+            store(to + i, (vf)_mm512_permutexvar_epi16(interleave(), both));
+          }
+          to += width;
+          continue;
+        }
+      }
+#endif
       for (int64_t i = 0; i < pad(width); i += W) {
         const vf low = load_some(x + i, width - i), high = r + 1 < rows ? load_some(x + stride + i, width - i) : zero();
         store(to + i, pair_words(low * f, high * f));
@@ -240,6 +267,67 @@ inline Visible visible(const AttentionArgs& a, int64_t b, int64_t i) {
   return {static_cast<int32_t>(first), static_cast<int32_t>(end)};
 }
 
+/** What the queries of one tile see, as vectors of W of them; `Lanes` is how many the tile has room for. */
+template <int64_t Lanes>
+struct Sight {
+  int32_t first[Lanes], end[Lanes]; // of each query; (0, 0) if it sees nothing
+  int32_t low[Lanes / W], high[Lanes / W]; // of each vector: the keys that any of its queries sees; low >= high if there are none
+  int32_t last_first[Lanes / W], first_end[Lanes / W]; // between them lie the keys that all of its queries see
+
+  /** Visible(i) for i in [0, count); the rest of the last vector sees what its last query sees. */
+  template <class F>
+  void look(int64_t count, F&& see) {
+    for (int64_t v = 0; v * W < count; v++) {
+      int32_t lowest = INT32_MAX, highest = 0;
+      last_first[v] = 0, first_end[v] = INT32_MAX;
+      for (int64_t i = v * W; i < (v + 1) * W; i++) {
+        if (i < count) {
+          const Visible seen = see(i);
+          const bool none = seen.first >= seen.end;
+          first[i] = none ? 0 : seen.first, end[i] = none ? 0 : seen.end;
+        } else {
+          first[i] = first[i - 1], end[i] = end[i - 1];
+        }
+        if (first[i] < end[i]) lowest = std::min(lowest, first[i]), highest = std::max(highest, end[i]);
+        last_first[v] = std::max(last_first[v], first[i]), first_end[v] = std::min(first_end[v], end[i]);
+      }
+      low[v] = lowest, high[v] = highest;
+    }
+  }
+
+  /** Vector v has queries that see some of the keys [from, to). */
+  bool meets(int64_t v, int64_t from, int64_t to) const { return low[v] < high[v] && low[v] < to && high[v] > from; }
+
+  /** Not all queries of vector v see all keys [from, to). */
+  bool cuts(int64_t v, int64_t from, int64_t to) const { return last_first[v] > from || first_end[v] < to; }
+
+  /** The vectors [from, to) that meet the keys [key, last), and what lies between them. */
+  struct Range {
+    int64_t from, to;
+  };
+  Range meeting(int64_t vectors, int64_t key, int64_t last) const {
+    int64_t from = 0, to = vectors;
+    while (from < to && !meets(from, key, last)) from++;
+    while (from < to && !meets(to - 1, key, last)) to--;
+    return {from, to};
+  }
+
+  /** The keys that any of the queries [i, i + n) sees; from >= to if there are none. */
+  Range keys(int64_t i, int64_t n) const {
+    Range r{INT32_MAX, 0};
+    for (int64_t j = i; j < i + n; j++) {
+      if (first[j] < end[j]) r = {std::min<int64_t>(r.from, first[j]), std::max<int64_t>(r.to, end[j])};
+    }
+    return r;
+  }
+
+  /** x where the queries of vector v see key j, else `other`. */
+  vf only_seen(int64_t v, int64_t j, vf x, vf other) const {
+    const vi key = splat_i(static_cast<int32_t>(j));
+    return select(mask_and(le(load(first + v * W), key), lt(key, load(end + v * W))), x, other);
+  }
+};
+
 // ---- Dropout ----
 
 /** Probabilities whose random word is below this are dropped: rate in units of 2^-32. */
@@ -258,6 +346,15 @@ inline void keep_factors(const AttentionArgs& a, int64_t start, int64_t n, float
     std::memcpy(&word, factor + j, 4);
     factor[j] = word >= threshold ? kept : 0.0f;
   }
+}
+
+/**
+ * Those factors for keys [key0, key0 + n) of `count` queries, whose streams start at `row` and are a.keys apart, as (n, ld). `spare` holds
+ * count * pad(n).
+ */
+inline void keep_columns(const AttentionArgs& a, int64_t row, int64_t count, int64_t key0, int64_t n, float* spare, float* to, int64_t ld) {
+  for (int64_t i = 0; i < count; i++) keep_factors(a, row + i * a.keys + key0, n, spare + i * pad(n));
+  transpose_words(spare, pad(n), count, n, to, ld);
 }
 
 } // namespace howdah::HOWDAH_ISA

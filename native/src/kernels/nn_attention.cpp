@@ -6,11 +6,11 @@ namespace howdah::HOWDAH_ISA {
 
 namespace {
 
-constexpr int64_t kQueries = 8 * kTileRows; // queries that walk the keys together
-constexpr int64_t kKeys = 128;              // keys per block
+constexpr int64_t kQueries = 64; // queries that walk the keys together, the lanes of a tile; a multiple of kTileVectors * W
+constexpr int64_t kKeys = 96;    // keys per block, a multiple of kTileRows
 constexpr float kMinusInf = -__builtin_inff();
 
-/** Packed keys and values of one (batch, group), per block of kKeys: columns of keys, then values across (attention_tiles.hpp). */
+/** Packed keys and values of one (batch, group), per block of kKeys: rows of keys, then values across (attention_tiles.hpp). */
 struct PackedKeys {
   float* data;
   int64_t key_words, block; // words of a block's keys, and of both
@@ -18,139 +18,149 @@ struct PackedKeys {
   float* values(int64_t j) const { return data + j * block + key_words; }
 };
 
-/** Per-row state of a tile of queries. */
-struct Rows {
-  Visible seen[kQueries];
-  float top[kQueries];        // largest score so far
-  float sum[kQueries * W];    // running sum of exp(score - top), by lane
-  float rescale[kQueries];    // what a new top does to sums so far
+/** Scratch of one task, carved from one allocation. Scores lie as (keys, queries), so that a query is a lane. */
+struct Workspace {
+  PackedKeys packed;
+  float* q;          // columns: (depth of the width, kQueries)
+  float* out;        // (kQueries, padded value width)
+  float* score;      // (kKeys, kQueries)
+  float* keep;       // (kKeys, kQueries), with dropout
+  float* spare;      // (kQueries, the larger of padded width and kKeys)
+};
+
+/** The running softmax of a tile of queries, by lane. */
+struct Softmax {
+  Sight<kQueries> sight;
+  float top[kQueries];     // largest score so far
+  float sum[kQueries];     // sum of exp(score - top)
+  float rescale[kQueries]; // what a new top does to sums so far
+};
+
+/** How scores become what the softmax is of: unit * score, and ALiBi's slope for each key between it and the query's last. */
+struct Scores {
+  float unit, slope;
 };
 
 /**
- * Turns scores of one row against keys [key0, key0 + n) into exp(score - top), zero where unseen, and updates top and sum.
- * `width` is n padded to whole vectors. Returns false if the row sees none of them (the scores are then zeros).
+ * Turns the scores of W queries (vector v of the tile) against keys key0 + [from, to) into exp(score - top) as words with their depth across
+ * keys; those against [0, n) that are not among these are zeros. Updates top and sum. `from` is even.
  */
-HOWDAH_INLINE bool softmax_row(Rows& rows, int64_t row, float* s, int64_t key0, int64_t n, int64_t width, float slope) {
-  const Visible seen = rows.seen[row];
-  rows.rescale[row] = 1;
-  const int64_t low = std::max<int64_t>(0, seen.first - key0), high = std::min<int64_t>(n, seen.end - key0);
-  if (low >= high) {
-    std::fill_n(s, width, 0.0f);
-    return false;
+template <bool Half>
+HOWDAH_INLINE void softmax_column(Softmax& rows, int64_t v, float* s, int64_t key0, int64_t from, int64_t to, int64_t n, Scores scores, const float* keep) {
+  constexpr int64_t ld = kQueries;
+  const Sight<kQueries>& sight = rows.sight;
+  float* const rescale = rows.rescale + v * W;
+  if (from >= to) {
+    store(rescale, splat(1.0f));
+    for (int64_t j = 0; j < Form<Half>::depth(n); j++) store(s + j * ld, zero());
+    return;
   }
-  if (slope != 0) {
+  float unit = scores.unit;
+  if (scores.slope != 0 || unit <= 0) {
     // -slope * (end - 1 - j)
-    const vf base = splat(-slope * static_cast<float>(seen.end - 1 - key0));
-    const vf step = splat(slope);
-    for (int64_t j = 0; j < width; j += W) {
-      const vf index = to_float(iota() + splat_i(static_cast<int32_t>(j)));
-      store(s + j, load(s + j) + fma(index, step, base));
+    const vf last = to_float(load(sight.end + v * W)) - splat(1.0f);
+    for (int64_t j = from; j < to; j++) {
+      const vf distance = last - splat(static_cast<float>(key0 + j));
+      store(s + j * ld, fma(distance, splat(-scores.slope), load(s + j * ld) * splat(unit)));
+    }
+    unit = 1;
+  }
+  if (sight.cuts(v, key0 + from, key0 + to)) {
+    for (int64_t j = from; j < to; j++) store(s + j * ld, sight.only_seen(v, key0 + j, load(s + j * ld), splat(kMinusInf)));
+  }
+  vf best = load(s + from * ld), best2 = best;
+  for (int64_t j = from + 1; j + 1 < to; j += 2) best = max(best, load(s + j * ld)), best2 = max(best2, load(s + (j + 1) * ld));
+  best = max(max(best, best2), load(s + (to - 1) * ld));
+  const vf old = load(rows.top + v * W), top = max(old, best);
+  const vf shift = select(eq(top, splat(kMinusInf)), zero(), top); // nothing seen yet, or every score is -inf
+  const vf base = splat(unit * kLog2e);
+  const vf factor = exp2_bounded((old - shift) * base);
+  store(rows.top + v * W, top);
+  store(rescale, factor);
+  vf sum = load(rows.sum + v * W) * factor;
+  for (int64_t j = from; j < to; j += 2) {
+    vf p0 = exp2_bounded((load(s + j * ld) - shift) * base);
+    vf p1 = j + 1 < to ? exp2_bounded((load(s + (j + 1) * ld) - shift) * base) : zero();
+    sum = sum + (p0 + p1);
+    if (keep) {
+      p0 = p0 * load(keep + j * ld);
+      if (j + 1 < to) p1 = p1 * load(keep + (j + 1) * ld);
+    }
+    if constexpr (Half) {
+      store(s + j / 2 * ld, pair_words(p0, p1));
+    } else {
+      store(s + j * ld, p0);
+      if (j + 1 < to) store(s + (j + 1) * ld, p1);
     }
   }
-  if (low > 0 || high < width) {
-    const vi from = splat_i(static_cast<int32_t>(low)), to = splat_i(static_cast<int32_t>(high));
-    for (int64_t j = 0; j < width; j += W) {
-      const vi index = iota() + splat_i(static_cast<int32_t>(j));
-      store(s + j, select(mask_and(ge(index, from), lt(index, to)), load(s + j), splat(kMinusInf)));
-    }
-  }
-  vf best = load(s);
-  for (int64_t j = W; j < width; j += W) best = max(best, load(s + j));
-  const float old = rows.top[row], top = std::max(old, reduce_max(best));
-  if (top == kMinusInf) { // every score seen is -inf
-    std::fill_n(s, width, 0.0f);
-    return false;
-  }
-  vf sum = load(rows.sum + row * W);
-  if (top > old) {
-    rows.top[row] = top;
-    if (old != kMinusInf) { // else there is nothing yet
-      rows.rescale[row] = std::exp(old - top);
-      sum = sum * splat(rows.rescale[row]);
-    }
-  }
-  const vf shift = splat(top);
-  for (int64_t j = 0; j < width; j += W) {
-    const vf p = exp_bounded(load(s + j) - shift);
-    store(s + j, p);
-    sum = sum + p;
-  }
-  store(rows.sum + row * W, sum);
-  return true;
+  store(rows.sum + v * W, sum);
+  for (int64_t j = 0; j < from / Form<Half>::per_word; j++) store(s + j * ld, zero());
+  for (int64_t j = Form<Half>::depth(to); j < Form<Half>::depth(n); j++) store(s + j * ld, zero());
 }
-
-/** Scratch of one task, carved from one allocation. */
-struct Workspace {
-  PackedKeys packed;
-  float* q;     // (kQueries, padded width), as words
-  float* out;   // (kQueries, padded value width)
-  float* score; // (kTileRows, kKeys)
-  float* keep;  // (kKeys)
-  float* spare; // (kKeys, padded width)
-};
 
 template <bool Half>
 void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1, const Workspace& w, int64_t packed_from) {
   constexpr int64_t per_word = Form<Half>::per_word;
-  const int64_t q_words = pad(a.width) / per_word, value_width = pad(a.value_width);
-  const float slope = a.slopes ? a.slopes[h] : 0;
-  Rows rows;
-  const int64_t count = q1 - q0;
+  const int64_t key_words = pad(a.width) / per_word, value_width = pad(a.value_width);
+  const Scores scores{a.scale, a.slopes ? a.slopes[h] : 0};
+  const int64_t count = q1 - q0, vectors = (count + W - 1) / W;
+  Softmax rows;
+  rows.sight.look(count, [&](int64_t i) { return visible(a, b, q0 + i); });
   int64_t from = a.keys, to = 0;
-  for (int64_t i = 0; i < count; i++) {
-    const Visible seen = rows.seen[i] = visible(a, b, q0 + i);
-    rows.top[i] = kMinusInf;
-    if (seen.first >= seen.end) continue;
-    from = std::min<int64_t>(from, seen.first);
-    to = std::max<int64_t>(to, seen.end);
+  for (int64_t v = 0; v < vectors; v++) {
+    if (rows.sight.low[v] >= rows.sight.high[v]) continue;
+    from = std::min<int64_t>(from, rows.sight.low[v]);
+    to = std::max<int64_t>(to, rows.sight.high[v]);
   }
-  std::fill_n(rows.sum, count * W, 0.0f);
+  std::fill_n(rows.top, kQueries, kMinusInf);
+  std::fill_n(rows.sum, kQueries, 0.0f);
   std::fill_n(w.out, count * value_width, 0.0f);
-  with_elements(a.q, b, q0, h, [&](auto* q) { pack_rows<Half>(q, a.q.time, count, a.width, a.scale, w.q); });
+  with_elements(a.q, b, q0, h, [&](auto* q) { pack_columns<Half>(q, a.q.time, count, a.width, w.q, kQueries, w.spare); });
   const bool drops = a.dropout_key && a.dropout > 0;
   for (int64_t block = from / kKeys; block * kKeys < to; block++) {
-    const int64_t key0 = block * kKeys;
+    const int64_t key0 = block * kKeys, n = std::min(kKeys, to - key0);
     const float* keys = w.packed.keys(block - packed_from);
     const float* values = w.packed.values(block - packed_from);
+    for (int64_t j = 0; j < n; j += kTileRows) {
+      const int strip = static_cast<int>(std::min<int64_t>(kTileRows, n - j));
+      const auto range = rows.sight.meeting(vectors, key0 + j, key0 + j + strip);
+      if (range.from >= range.to) continue;
+      strip_product<false, Half>(strip, (range.to - range.from) * W, keys + j * key_words, key_words, w.q + range.from * W, kQueries,
+                                 Form<Half>::depth(a.width), w.score + j * kQueries + range.from * W, kQueries, false);
+    }
+    if (drops) keep_columns(a, ((b * a.heads + h) * a.queries + q0) * a.keys, count, key0, n, w.spare, w.keep, kQueries);
+    for (int64_t v = 0; v < vectors; v++) {
+      // Whole strips: the scores that are there.
+      const int64_t first = std::max<int64_t>(0, rows.sight.low[v] - key0) / kTileRows * kTileRows;
+      const int64_t last = std::min<int64_t>(n, (rows.sight.high[v] - key0 + kTileRows - 1) / kTileRows * kTileRows);
+      const bool meets = rows.sight.meets(v, key0, key0 + n);
+      softmax_column<Half>(rows, v, w.score + v * W, key0, meets ? first : 0, meets ? last : 0, n, scores, drops ? w.keep + v * W : nullptr);
+    }
     for (int64_t r0 = 0; r0 < count; r0 += kTileRows) {
       const int strip = static_cast<int>(std::min<int64_t>(kTileRows, count - r0));
-      // Keys of this block that some row of the strip sees.
-      int64_t end = 0, first = kKeys;
-      for (int64_t i = r0; i < r0 + strip; i++) {
-        if (rows.seen[i].first >= rows.seen[i].end) continue;
-        end = std::max<int64_t>(end, std::min<int64_t>(kKeys, rows.seen[i].end - key0));
-        first = std::min<int64_t>(first, std::max<int64_t>(0, rows.seen[i].first - key0));
-      }
-      if (first >= end) continue;
-      const int64_t columns = pad(end);
-      strip_product<false, Half>(strip, columns, w.q + r0 * q_words, q_words, keys, kKeys, Form<Half>::depth(a.width), w.score, kKeys, false);
-      bool any_row = false;
-      for (int i = 0; i < strip; i++) any_row |= softmax_row(rows, r0 + i, w.score + i * kKeys, key0, end, columns, slope);
-      if (!any_row) continue;
-      if (drops) {
-        for (int i = 0; i < strip; i++) {
-          const int64_t row = ((b * a.heads + h) * a.queries + q0 + r0 + i) * a.keys;
-          keep_factors(a, row + key0, end, w.keep);
-          for (int64_t j = 0; j < end; j++) w.score[i * kKeys + j] *= w.keep[j];
-        }
-      }
+      const auto seen = rows.sight.keys(r0, strip);
+      const int64_t first = std::max<int64_t>(0, seen.from - key0) / per_word, last = Form<Half>::depth(std::min<int64_t>(n, seen.to - key0));
       float* out = w.out + r0 * value_width;
       for (int i = 0; i < strip; i++) {
         if (rows.rescale[r0 + i] == 1) continue;
         const vf factor = splat(rows.rescale[r0 + i]);
         for (int64_t c = 0; c < value_width; c += W) store(out + i * value_width + c, load(out + i * value_width + c) * factor);
       }
-      for (int i = 0; i < strip; i++) row_to_words<Half>(w.score + i * kKeys, columns);
-      const int64_t start = first / per_word; // probabilities before the first key seen are zeros
-      strip_product<false, Half>(strip, value_width, w.score + start, kKeys, values + start * value_width, value_width,
-                                 Form<Half>::depth(end) - start, out, value_width, true);
+      if (seen.from >= key0 + n || first >= last) continue;
+      strip_product<true, Half>(strip, value_width, w.score + first * kQueries + r0, kQueries, values + first * value_width, value_width, last - first,
+                                out, value_width, true);
     }
   }
+  float* const inverse = rows.rescale;
+  for (int64_t v = 0; v < vectors; v++) {
+    const vf sum = load(rows.sum + v * W), top = load(rows.top + v * W);
+    const vm none = eq(top, splat(kMinusInf));
+    store(inverse + v * W, select(none, zero(), splat(1.0f) / sum));
+    const vf unit = splat(scores.slope != 0 || a.scale <= 0 ? 1 : a.scale);
+    if (a.lse) store_n(a.lse + (b * a.heads + h) * a.queries + q0 + v * W, select(none, top, fma(top, unit, log(sum))), count - v * W);
+  }
   for (int64_t i = 0; i < count; i++) {
-    const float sum = reduce_add(load(rows.sum + i * W));
-    const bool seen = rows.top[i] != kMinusInf;
-    if (a.lse) a.lse[(b * a.heads + h) * a.queries + q0 + i] = seen ? rows.top[i] + std::log(sum) : kMinusInf;
-    const vf factor = splat(seen ? 1.0f / sum : 0.0f);
+    const vf factor = splat(inverse[i]);
     const int64_t at = b * a.out.batch + (q0 + i) * a.out.time + h * a.out.head;
     const float* out = w.out + i * value_width;
     const auto write = [&](auto* to_row) {
@@ -175,19 +185,20 @@ void attend_group(const AttentionArgs& a, int64_t b, int64_t g, int64_t q0, int6
   const int64_t first_block = from < to ? from / kKeys : 0;
   const int64_t blocks = from < to ? (to + kKeys - 1) / kKeys - first_block : 0;
   Workspace w;
-  w.packed.key_words = Form<Half>::depth(a.width) * kKeys;
+  w.packed.key_words = kKeys * width / Form<Half>::per_word;
   w.packed.block = w.packed.key_words + Form<Half>::depth(kKeys) * value_width;
-  const int64_t fixed = kQueries * (width + value_width) + (kTileRows + 1) * kKeys + kKeys * width;
+  const int64_t spare = kQueries * std::max(width, pad(kKeys));
+  const int64_t fixed = kQueries * (width + value_width + 2 * kKeys) + spare;
   float* memory = scratch(0, static_cast<size_t>(blocks * w.packed.block + fixed) * 4);
   w.q = memory;
   w.out = w.q + kQueries * width;
   w.score = w.out + kQueries * value_width;
-  w.keep = w.score + kTileRows * kKeys;
-  w.spare = w.keep + kKeys;
-  w.packed.data = w.spare + kKeys * width;
+  w.keep = w.score + kQueries * kKeys;
+  w.spare = w.keep + kQueries * kKeys;
+  w.packed.data = w.spare + spare;
   for (int64_t block = 0; block < blocks; block++) {
     const int64_t key0 = (first_block + block) * kKeys, n = std::min(kKeys, a.keys - key0);
-    with_elements(a.k, b, key0, g, [&](auto* k) { pack_columns<Half>(k, a.k.time, n, a.width, w.packed.keys(block), kKeys, w.spare); });
+    with_elements(a.k, b, key0, g, [&](auto* k) { pack_rows<Half>(k, a.k.time, n, a.width, 1, w.packed.keys(block)); });
     with_elements(a.v, b, key0, g, [&](auto* v) { pack_across<Half>(v, a.v.time, n, a.value_width, 1, w.packed.values(block)); });
   }
   const int64_t per_group = a.heads / a.groups;

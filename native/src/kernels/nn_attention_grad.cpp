@@ -7,8 +7,8 @@ namespace howdah::HOWDAH_ISA {
 
 namespace {
 
-constexpr int64_t kQueries = 8 * kTileRows; // queries per tile
-constexpr int64_t kKeys = 64;               // keys per block
+constexpr int64_t kQueries = 192; // queries per tile, its lanes; a multiple of kTileVectors * W
+constexpr int64_t kKeys = 192;    // keys per block, a multiple of kTileRows
 
 /** What one call computes: gradients of the keys and values of a range, of a range of queries, or of both at once. */
 struct Part {
@@ -16,178 +16,174 @@ struct Part {
   bool queries, keys;
 };
 
-/** Operands are words in the forms of attention_tiles.hpp; sums are f32. */
+/** Per tile of queries of the part. */
+struct Queries {
+  int64_t count;
+  Sight<kQueries> sight;
+  float delta[kQueries], lse[kQueries]; // lse in units of ln 2; zeros beyond count
+};
+
+/** Operands are words in the forms of attention_tiles.hpp; sums are f32. Scores lie as (keys, queries), so that a query is a lane. */
 struct Workspace {
-  // Per query of the part.
-  float *q_rows, *dout_rows;     // depth along the row
-  float *q_across, *dout_across; // depth across rows: the same memory when a word is one number
-  float* dq;                     // (queries, padded width)
-  float *delta, *lse;
-  Visible* seen;
+  // Per tile of queries of the part.
+  Queries* tiles;
+  float *q_columns, *dout_columns; // (depth of the width, kQueries)
+  float *q_across, *dout_across;   // (depth of kQueries, padded width)
+  float* dq;                       // (kQueries, padded width)
   // Per block of keys.
-  float *key_columns, *value_columns; // (depth of the width, kKeys)
-  float* keys_across;                 // (depth of kKeys, padded width)
-  float *dk, *dv;                     // (kKeys, padded width)
-  // Per strip and tile of queries.
-  float *p, *ds;               // (kQueries, kKeys): f32, then rows of words
-  float *p_across, *ds_across; // (depth of kQueries, kKeys): the same memory as p and ds when a word is one number
-  float* keep;                 // (kKeys)
-  float* spare;                // (kKeys, larger padded width)
+  float *key_rows, *value_rows; // depth along the row
+  float* keys_across;           // (depth of kKeys, padded width)
+  float *dk, *dv;               // (kKeys, padded width)
+  // Per block of keys and tile of queries.
+  float* ds_across; // (depth of kKeys, kQueries)
+  float* keep;      // (kKeys, kQueries), with dropout
+  // Per strip of keys.
+  float *score, *dp; // (kTileRows, kQueries)
+  float *p, *ds;     // the same as words with their depth along queries; ds lies in ds_across when a word is one number
+  float* spare;      // (kQueries, the larger padded width and kKeys)
 };
 
 template <bool Half>
 Workspace carve(const AttentionArgs& a, const Part& part) {
-  const int64_t n = part.q1 - part.q0, width = pad(a.width), value_width = pad(a.value_width);
-  const int64_t per_query = 3 * width + 2 * value_width + 4;
-  const int64_t fixed = (kKeys + 2) * (3 * width + 2 * value_width + std::max(width, value_width)) + 4 * kQueries * kKeys + kKeys + 2 * (width + value_width);
-  float* next = scratch(0, static_cast<size_t>(n * per_query + fixed) * 4);
+  constexpr int64_t per_word = Form<Half>::per_word;
+  const int64_t tiles = (part.q1 - part.q0 + kQueries - 1) / kQueries, width = pad(a.width), value_width = pad(a.value_width);
+  const int64_t both = width + value_width, tile_words = (static_cast<int64_t>(sizeof(Queries)) + 63) / 64 * 16;
+  const int64_t spare = std::max(kQueries, kKeys) * std::max({width, value_width, pad(kKeys)});
+  const int64_t per_tile = tile_words + kQueries * (2 * both + width);
+  const int64_t per_block = kKeys * (2 * both + width), fixed = per_block + 2 * kKeys * kQueries + 4 * kTileRows * kQueries + spare;
+  float* next = scratch(0, static_cast<size_t>(tiles * per_tile + fixed) * 4);
   const auto take = [&](int64_t count) {
     float* p = next;
     next += count;
     return p;
   };
   Workspace w;
-  w.q_rows = take(n * width / Form<Half>::per_word);
-  w.dout_rows = take(n * value_width / Form<Half>::per_word);
-  w.q_across = Half ? take(Form<Half>::depth(n) * width) : w.q_rows;
-  w.dout_across = Half ? take(Form<Half>::depth(n) * value_width) : w.dout_rows;
-  w.dq = take(n * width);
-  w.key_columns = take(a.width * kKeys);
-  w.value_columns = take(a.value_width * kKeys);
-  w.keys_across = take(kKeys * width);
+  w.tiles = reinterpret_cast<Queries*>(take(tiles * tile_words));
+  w.q_columns = take(tiles * width * kQueries / per_word);
+  w.dout_columns = take(tiles * value_width * kQueries / per_word);
+  w.q_across = take(tiles * width * kQueries / per_word);
+  w.dout_across = take(tiles * value_width * kQueries / per_word);
+  w.dq = take(tiles * width * kQueries);
+  w.key_rows = take(width * kKeys / per_word);
+  w.value_rows = take(value_width * kKeys / per_word);
+  w.keys_across = take(width * kKeys / per_word);
   w.dk = take(kKeys * width);
   w.dv = take(kKeys * value_width);
-  w.p = take(kQueries * kKeys);
-  w.ds = take(kQueries * kKeys);
-  w.p_across = Half ? take(kQueries * kKeys / 2) : w.p;
-  w.ds_across = Half ? take(kQueries * kKeys / 2) : w.ds;
-  w.keep = take(kKeys);
-  w.spare = take(kKeys * std::max(width, value_width));
-  w.delta = take(n);
-  w.lse = take(n);
-  w.seen = reinterpret_cast<Visible*>(take(2 * n));
+  w.ds_across = take(kKeys * kQueries / per_word);
+  w.keep = take(kKeys * kQueries);
+  w.score = take(kTileRows * kQueries);
+  w.dp = take(kTileRows * kQueries);
+  w.p = take(kTileRows * kQueries / per_word);
+  w.ds = take(kTileRows * kQueries / per_word);
+  w.spare = take(spare);
   return w;
 }
 
-/** P and dS of a strip of rows from its scores (in p) and dP (in ds); zeros wherever a row does not see. */
-HOWDAH_INLINE void strip_probabilities(const AttentionArgs& a, const Workspace& w, int64_t row, int64_t i, int64_t key0, int64_t columns,
-                                       float slope, float* p, float* ds) {
-  const Visible seen = w.seen[i];
-  const int64_t low = std::max<int64_t>(0, seen.first - key0), high = std::min<int64_t>(kKeys, seen.end - key0);
-  if (low >= high) {
-    std::fill_n(p, kKeys, 0.0f);
-    std::fill_n(ds, kKeys, 0.0f);
-    return;
-  }
-  const bool drops = a.dropout_key && a.dropout > 0;
-  if (drops) keep_factors(a, row * a.keys + key0, high, w.keep);
-  const vf shift = splat(-w.lse[i] - (slope != 0 ? slope * static_cast<float>(seen.end - 1 - key0) : 0.0f));
-  const vf delta = splat(w.delta[i]);
-  const vi from = splat_i(static_cast<int32_t>(low)), to = splat_i(static_cast<int32_t>(high));
-  for (int64_t j = 0; j < columns; j += W) {
-    vf s = load(p + j) + shift;
-    const vi index = iota() + splat_i(static_cast<int32_t>(j));
-    if (slope != 0) s = fma(to_float(index), splat(slope), s);
-    vf probability = exp_bounded(s);
-    vf dp = load(ds + j);
-    vf kept = probability;
-    if (drops) {
-      const vf keep = load(w.keep + j);
-      kept = probability * keep;
-      dp = dp * keep;
+/** What a strip's probabilities are made of: exp(unit * score + slope * (key - last key seen) - lse). */
+struct Scores {
+  float unit, slope;
+};
+
+/**
+ * P and dS of `rows` keys from `key` on and vector v of the queries, from their scores and dP: words along queries to p and ds, words across
+ * keys to ds_across. All pointers are at vector v.
+ */
+template <bool Half>
+HOWDAH_INLINE void probabilities(const Queries& queries, int64_t v, int64_t key, int rows, Scores scores, const float* score, const float* dp, const float* keep,
+                                 float* p, float* ds, float* ds_across) {
+  constexpr int64_t ld = kQueries, words = kQueries / Form<Half>::per_word;
+  const vf unit = splat(scores.unit * kLog2e), delta = load(queries.delta + v * W);
+  vf base = load(queries.lse + v * W);
+  const vf slope = splat(scores.slope * kLog2e);
+  if (scores.slope != 0) base = fma(to_float(load(queries.sight.end + v * W)) - splat(1.0f), slope, base);
+  const bool cuts = queries.sight.cuts(v, key, key + rows);
+  const auto one = [&](int i, vf& ds_i) {
+    vf shift = base;
+    if (scores.slope != 0) shift = shift - splat(static_cast<float>(key + i)) * slope;
+    vf kept = exp2_bounded(fma(load(score + i * ld), unit, -shift));
+    vf gradient = load(dp + i * ld);
+    const vf probability = kept;
+    if (keep) {
+      const vf factor = load(keep + i * ld);
+      kept = kept * factor;
+      gradient = gradient * factor;
     }
-    vf dscore = probability * (dp - delta);
-    if (j < low || j + W > high) {
-      const vm inside = mask_and(ge(index, from), lt(index, to));
-      kept = select(inside, kept, zero());
-      dscore = select(inside, dscore, zero());
+    ds_i = probability * (gradient - delta);
+    if (cuts) {
+      kept = queries.sight.only_seen(v, key + i, kept, zero());
+      ds_i = queries.sight.only_seen(v, key + i, ds_i, zero());
     }
-    store(p + j, kept);
-    store(ds + j, dscore);
-  }
-  for (int64_t j = columns; j < kKeys; j += W) {
-    store(p + j, zero());
-    store(ds + j, zero());
+    if constexpr (Half) {
+      store_bf16(reinterpret_cast<bf16_t*>(p + i * words), kept);
+      store_bf16(reinterpret_cast<bf16_t*>(ds + i * words), ds_i);
+    } else {
+      store(p + i * words, kept);
+      store(ds_across + i * ld, ds_i);
+    }
+  };
+  for (int i = 0; i < rows; i += 2) {
+    vf low, high = zero();
+    one(i, low);
+    if (i + 1 < rows) one(i + 1, high);
+    if constexpr (Half) store(ds_across + i / 2 * ld, pair_words(low, high));
   }
 }
 
-/** Rows [first, first + count) of P and dS, the first even, as words across rows; dS becomes rows of words. Nothing to do for f32. */
+/** Tile t of the part's queries against the block of keys at key0. */
 template <bool Half>
-HOWDAH_INLINE void to_words(const Workspace& w, int64_t first, int count) {
-  if constexpr (Half) {
-    for (int i = 0; i < count; i += 2) {
-      const int64_t low = (first + i) * kKeys, to = (first + i) / 2 * kKeys;
-      for (int64_t j = 0; j < kKeys; j += W) {
-        const bool both = i + 1 < count;
-        store(w.p_across + to + j, pair_words(load(w.p + low + j), both ? load(w.p + low + kKeys + j) : zero()));
-        store(w.ds_across + to + j, pair_words(load(w.ds + low + j), both ? load(w.ds + low + kKeys + j) : zero()));
-      }
-    }
-    for (int i = 0; i < count; i++) row_to_words<true>(w.ds + (first + i) * kKeys, kKeys);
-  }
-}
-
-/** One tile of queries [t0, t1) (counted from the part's first) against the block of keys at key0. */
-template <bool Half>
-void grad_tile(const AttentionArgs& a, const Part& part, const Workspace& w, int64_t b, int64_t h, int64_t t0, int64_t t1, int64_t key0,
-               int64_t keys) {
-  constexpr int64_t per_word = Form<Half>::per_word;
+void grad_tile(const AttentionArgs& a, const Part& part, const Workspace& w, int64_t b, int64_t h, int64_t t, int64_t key0, int64_t keys) {
+  constexpr int64_t per_word = Form<Half>::per_word, words = kQueries / per_word;
   const int64_t width = pad(a.width), value_width = pad(a.value_width);
-  const int64_t q_words = width / per_word, dout_words = value_width / per_word;
-  const float slope = a.slopes ? a.slopes[h] : 0;
-  bool sees_any = false, sees_all = true;
-  for (int64_t i = t0; i < t1; i++) {
-    const bool some = w.seen[i].first < key0 + keys && w.seen[i].end > key0 && w.seen[i].first < w.seen[i].end;
-    sees_any |= some;
-    sees_all &= w.seen[i].first <= key0 && w.seen[i].end >= key0 + keys;
+  const Queries& queries = w.tiles[t];
+  const Sight<kQueries>& sight = queries.sight;
+  const int64_t vectors = (queries.count + W - 1) / W, all_words = Form<Half>::depth(queries.count);
+  const auto tile = sight.meeting(vectors, key0, key0 + keys);
+  if (tile.from >= tile.to) return;
+  const float* q_columns = w.q_columns + t * width * words;
+  const float* dout_columns = w.dout_columns + t * value_width * words;
+  const float* q_across = w.q_across + t * width * words;
+  const float* dout_across = w.dout_across + t * value_width * words;
+  const Scores scores{a.scale, a.slopes ? a.slopes[h] : 0};
+  const bool drops = a.dropout_key && a.dropout > 0;
+  if (drops) {
+    const int64_t row = ((b * a.heads + h) * a.queries + part.q0 + t * kQueries) * a.keys;
+    keep_columns(a, row, queries.count, key0, keys, w.spare, w.keep, kQueries);
   }
-  if (!sees_any) return;
-  for (int64_t r0 = t0; r0 < t1; r0 += kTileRows) {
-    const int strip = static_cast<int>(std::min<int64_t>(kTileRows, t1 - r0));
-    int64_t first = keys, end = 0;
-    for (int64_t i = r0; i < r0 + strip; i++) {
-      if (w.seen[i].first >= w.seen[i].end) continue;
-      first = std::min<int64_t>(first, std::max<int64_t>(0, w.seen[i].first - key0));
-      end = std::max<int64_t>(end, std::min<int64_t>(keys, w.seen[i].end - key0));
-    }
-    float* p = w.p + (r0 - t0) * kKeys;
-    float* ds = w.ds + (r0 - t0) * kKeys;
-    if (first >= end) {
-      std::fill_n(p, strip * kKeys, 0.0f);
-      std::fill_n(ds, strip * kKeys, 0.0f);
-      to_words<Half>(w, r0 - t0, strip);
-      continue;
-    }
-    const int64_t columns = pad(end);
-    strip_product<false, Half>(strip, columns, w.q_rows + r0 * q_words, q_words, w.key_columns, kKeys, Form<Half>::depth(a.width), p, kKeys, false);
-    strip_product<false, Half>(strip, columns, w.dout_rows + r0 * dout_words, dout_words, w.value_columns, kKeys, Form<Half>::depth(a.value_width), ds,
-                               kKeys, false);
-    for (int i = 0; i < strip; i++) {
-      const int64_t row = (b * a.heads + h) * a.queries + part.q0 + r0 + i;
-      strip_probabilities(a, w, row, r0 + i, key0, columns, slope, p + i * kKeys, ds + i * kKeys);
-    }
-    to_words<Half>(w, r0 - t0, strip);
-    if (part.queries) {
-      const int64_t start = first / per_word; // dS before the first key seen is zero
-      strip_product<false, Half>(strip, width, ds + start, kKeys, w.keys_across + start * width, width, Form<Half>::depth(end) - start,
-                                 w.dq + r0 * width, width, true);
-    }
-  }
-  if (!part.keys) return;
   for (int64_t j = 0; j < keys; j += kTileRows) {
     const int strip = static_cast<int>(std::min<int64_t>(kTileRows, keys - j));
-    int64_t low = t0, high = t1; // the queries that see some of these keys
-    if (!sees_all) {
-      const auto sees = [&](int64_t i) { return w.seen[i].first < key0 + j + strip && w.seen[i].end > key0 + j; };
-      while (low < high && !sees(low)) low++;
-      while (low < high && !sees(high - 1)) high--;
-      if (low == high) continue;
+    float* ds_across = w.ds_across + j / per_word * kQueries;
+    const auto range = sight.meeting(vectors, key0 + j, key0 + j + strip);
+    const int64_t first = range.from * W, columns = (range.to - range.from) * W;
+    if (part.queries) { // the others have no part in these keys
+      for (int64_t v = 0; v < vectors; v++) {
+        if (v >= range.from && v < range.to) continue;
+        for (int64_t i = 0; i < Form<Half>::depth(strip); i++) store(ds_across + i * kQueries + v * W, zero());
+      }
     }
-    low /= per_word; // both in words now; rows that do not see the keys hold zeros
-    const int64_t count = Form<Half>::depth(high) - low, offset = (low - t0 / per_word) * kKeys + j;
-    strip_product<true, Half>(strip, value_width, w.p_across + offset, kKeys, w.dout_across + low * value_width, value_width, count,
-                              w.dv + j * value_width, value_width, true);
-    strip_product<true, Half>(strip, width, w.ds_across + offset, kKeys, w.q_across + low * width, width, count, w.dk + j * width, width, true);
+    if (columns <= 0) continue;
+    strip_product<false, Half>(strip, columns, w.key_rows + j * width / per_word, width / per_word, q_columns + first, kQueries, Form<Half>::depth(a.width),
+                               w.score + first, kQueries, false);
+    strip_product<false, Half>(strip, columns, w.value_rows + j * value_width / per_word, value_width / per_word, dout_columns + first, kQueries,
+                               Form<Half>::depth(a.value_width), w.dp + first, kQueries, false);
+    for (int64_t v = range.from; v < range.to; v++) {
+      probabilities<Half>(queries, v, key0 + j, strip, scores, w.score + v * W, w.dp + v * W, drops ? w.keep + j * kQueries + v * W : nullptr,
+                          w.p + v * W / per_word, w.ds + v * W / per_word, ds_across + v * W);
+    }
+    if (!part.keys) continue;
+    const int64_t from = first / per_word, depth = std::min(all_words, from + columns / per_word) - from;
+    const float* ds = Half ? w.ds : ds_across;
+    strip_product<false, Half>(strip, value_width, w.p + from, words, dout_across + from * value_width, value_width, depth, w.dv + j * value_width,
+                               value_width, true);
+    strip_product<false, Half>(strip, width, ds + from, words, q_across + from * width, width, depth, w.dk + j * width, width, true);
+  }
+  if (!part.queries) return;
+  for (int64_t r = tile.from * W / kTileRows * kTileRows; r < queries.count; r += kTileRows) {
+    const int strip = static_cast<int>(std::min<int64_t>(kTileRows, queries.count - r));
+    const auto seen = sight.keys(r, strip);
+    if (seen.from >= key0 + keys || seen.to <= key0) continue;
+    const int64_t from = std::max<int64_t>(0, seen.from - key0) / per_word, to = Form<Half>::depth(std::min<int64_t>(keys, seen.to - key0));
+    strip_product<true, Half>(strip, width, w.ds_across + from * kQueries + r, kQueries, w.keys_across + from * width, width, to - from,
+                              w.dq + (t * kQueries + r) * width, width, true);
   }
 }
 
@@ -204,6 +200,46 @@ void unpack(const float* from, int64_t rows, int64_t width, float factor, bool a
   }
 }
 
+/** Packs the part's queries and the gradients of their results, tile by tile; says which keys they see. */
+template <bool Half>
+Sight<kQueries>::Range pack_queries(const AttentionGradArgs& args, const Part& part, const Workspace& w, int64_t b, int64_t h) {
+  const AttentionArgs& a = args.forward;
+  constexpr int64_t words = kQueries / Form<Half>::per_word;
+  const int64_t n = part.q1 - part.q0, width = pad(a.width), value_width = pad(a.value_width);
+  Sight<kQueries>::Range all{a.keys, 0};
+  for (int64_t t = 0; t * kQueries < n; t++) {
+    const int64_t query = part.q0 + t * kQueries, count = std::min(kQueries, part.q1 - query);
+    Queries& queries = w.tiles[t];
+    const float* dout = args.dout.data + b * args.dout.batch + query * args.dout.time + h * args.dout.head;
+    const float* lse = a.lse + (b * a.heads + h) * a.queries + query;
+    with_elements(a.q, b, query, h, [&](auto* q) {
+      pack_columns<Half>(q, a.q.time, count, a.width, w.q_columns + t * width * words, kQueries, w.spare);
+      pack_across<Half>(q, a.q.time, count, a.width, 1, w.q_across + t * width * words);
+    });
+    pack_columns<Half>(dout, args.dout.time, count, a.value_width, w.dout_columns + t * value_width * words, kQueries, w.spare);
+    pack_across<Half>(dout, args.dout.time, count, a.value_width, 1, w.dout_across + t * value_width * words);
+    queries.count = count;
+    std::fill_n(queries.delta, kQueries, 0.0f);
+    std::fill_n(queries.lse, kQueries, 0.0f);
+    for (int64_t i = 0; i < count; i++) {
+      Chains sum = chains(0);
+      with_elements(a.out, b, query + i, h, [&](auto* out) {
+        for_vectors(a.value_width, [&](int64_t c, auto lanes, auto j) {
+          sum.lane[j] = fma(load_lanes(out + c, lanes), load_lanes(dout + i * args.dout.time + c, lanes), sum.lane[j]);
+        });
+      });
+      queries.delta[i] = total(sum);
+      queries.lse[i] = lse[i] == -__builtin_inff() ? 0 : lse[i] * kLog2e;
+    }
+    queries.sight.look(count, [&](int64_t i) { return lse[i] == -__builtin_inff() ? Visible{0, 0} : visible(a, b, query + i); });
+    for (int64_t v = 0; v * W < count; v++) {
+      if (queries.sight.low[v] >= queries.sight.high[v]) continue;
+      all = {std::min<int64_t>(all.from, queries.sight.low[v]), std::max<int64_t>(all.to, queries.sight.high[v])};
+    }
+  }
+  return all;
+}
+
 /** Gradients of one head. Those of keys and values are added to what earlier heads of the group left, unless it is the first. */
 template <bool Half>
 void grad_head(const AttentionGradArgs& args, const Part& part, int64_t b, int64_t h, bool first_head) {
@@ -211,33 +247,11 @@ void grad_head(const AttentionGradArgs& args, const Part& part, int64_t b, int64
   const int64_t g = h / (a.heads / a.groups), n = part.q1 - part.q0;
   const int64_t width = pad(a.width), value_width = pad(a.value_width);
   const Workspace w = carve<Half>(a, part);
-  const float* dout = args.dout.data + b * args.dout.batch + part.q0 * args.dout.time + h * args.dout.head;
-  with_elements(a.q, b, part.q0, h, [&](auto* q) {
-    pack_rows<Half>(q, a.q.time, n, a.width, a.scale, w.q_rows);
-    if constexpr (Half) pack_across<Half>(q, a.q.time, n, a.width, a.scale, w.q_across);
-  });
-  pack_rows<Half>(dout, args.dout.time, n, a.value_width, 1, w.dout_rows);
-  if constexpr (Half) pack_across<Half>(dout, args.dout.time, n, a.value_width, 1, w.dout_across);
-  int64_t from = a.keys, to = 0;
-  for (int64_t i = 0; i < n; i++) {
-    const int64_t query = part.q0 + i;
-    Chains sum = chains(0);
-    with_elements(a.out, b, query, h, [&](auto* out) {
-      for_vectors(a.value_width, [&](int64_t c, auto lanes, auto j) {
-        sum.lane[j] = fma(load_lanes(out + c, lanes), load_lanes(dout + i * args.dout.time + c, lanes), sum.lane[j]);
-      });
-    });
-    w.delta[i] = total(sum);
-    w.lse[i] = a.lse[(b * a.heads + h) * a.queries + query];
-    w.seen[i] = w.lse[i] == -__builtin_inff() ? Visible{0, 0} : visible(a, b, query);
-    if (w.seen[i].first >= w.seen[i].end) continue;
-    from = std::min<int64_t>(from, w.seen[i].first);
-    to = std::max<int64_t>(to, w.seen[i].end);
-  }
+  const auto all = pack_queries<Half>(args, part, w, b, h);
   if (part.queries) std::fill_n(w.dq, n * width, 0.0f);
   for (int64_t key0 = part.k0; key0 < part.k1; key0 += kKeys) {
     const int64_t keys = std::min(kKeys, part.k1 - key0);
-    const bool seen = from < key0 + keys && to > key0;
+    const bool seen = all.from < key0 + keys && all.to > key0;
     if (!seen && !part.keys) continue;
     if (part.keys) {
       std::fill_n(w.dk, keys * width, 0.0f);
@@ -245,15 +259,14 @@ void grad_head(const AttentionGradArgs& args, const Part& part, int64_t b, int64
     }
     if (seen) {
       with_elements(a.k, b, key0, g, [&](auto* k) {
-        pack_columns<Half>(k, a.k.time, keys, a.width, w.key_columns, kKeys, w.spare);
+        pack_rows<Half>(k, a.k.time, keys, a.width, 1, w.key_rows);
         if (part.queries) pack_across<Half>(k, a.k.time, keys, a.width, 1, w.keys_across);
       });
-      with_elements(a.v, b, key0, g, [&](auto* v) { pack_columns<Half>(v, a.v.time, keys, a.value_width, w.value_columns, kKeys, w.spare); });
-      for (int64_t t = 0; t < n; t += kQueries) grad_tile<Half>(a, part, w, b, h, t, std::min(n, t + kQueries), key0, keys);
+      with_elements(a.v, b, key0, g, [&](auto* v) { pack_rows<Half>(v, a.v.time, keys, a.value_width, 1, w.value_rows); });
+      for (int64_t t = 0; t * kQueries < n; t++) grad_tile<Half>(a, part, w, b, h, t, key0, keys);
     }
     if (part.keys) {
-      // Q was packed with the scale in it, so dK has it already.
-      unpack(w.dk, keys, a.width, 1, !first_head, args.dk.data + b * args.dk.batch + key0 * args.dk.time + g * args.dk.head, args.dk.time);
+      unpack(w.dk, keys, a.width, a.scale, !first_head, args.dk.data + b * args.dk.batch + key0 * args.dk.time + g * args.dk.head, args.dk.time);
       unpack(w.dv, keys, a.value_width, 1, !first_head, args.dv.data + b * args.dv.batch + key0 * args.dv.time + g * args.dv.head, args.dv.time);
     }
   }
