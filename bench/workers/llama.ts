@@ -17,7 +17,8 @@ export const prepare: Prepare<LlamaParameters> = async ({ parameters }) => {
   const { folder, weights, cache, prompt, reply } = parameters;
   const { model } = await loadModel(folder, { weights });
   const capacity = Math.min(prompt.length + reply, model.config.context);
-  const generator = new Generator({ slots: 1, capacity, cache });
+  // As the server does.
+  const generator = new Generator({ slots: 1, capacity, cache, precision: weights === "f32" ? "f32" : "auto" });
   return {
     about: `${weights} weights, ${cache} cache`,
     async step() {

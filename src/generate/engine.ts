@@ -84,7 +84,9 @@ export class ReplyEngine {
       throw new InputError(
         "generate: tokens guessed ahead are checked in steps of several sizes, which reproducible decoding rules out. Leave out one of the two.",
       );
-    const all = { ...options, slots, chunks };
+    // Packed weights round what they multiply anyway; so may attention where keys and values are rounded too.
+    const rounds = model.isPacked && (options.cache ?? "f32") !== "f32" && !options.reproducible;
+    const all = { ...options, precision: options.precision ?? (rounds ? "auto" : "f32"), slots, chunks };
     this.#decoder = new Decoder({ ...all, prefixes, ahead });
     this.#decoder.capacityFor(model);
     this.#guesser = draft ? new DraftGuesser(draft, model, all) : lookUp ? lookUpGuesser : undefined;

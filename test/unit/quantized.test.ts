@@ -229,6 +229,21 @@ describe("a trained model, stories260K", () => {
     expect((await measure("f32", 63, 64)) / exact).toBeGreaterThan(1);
     dispose(model);
   });
+
+  test("attention in bf16 beside packed weights and rounded keys changes perplexity by less than 0.5 %", async () => {
+    const ids = await storyIds();
+    const model = packModel(await readLlama2c(golden("models/stories260K/stories260K.bin")), { format: "int8" });
+    const measured: number[] = [];
+    for (const precision of ["f32", "auto"] as const) {
+      const decoder = new Decoder({ slots: 1, ahead: 255, chunks: [256], cache: "bf16", precision });
+      measured.push(perplexity(await textLoss(model, decoder, ids)));
+      decoder.dispose();
+    }
+    const change = measured[1]! / measured[0]! - 1;
+    console.log(`perplexity ${measured}`);
+    expect(Math.abs(change)).toBeLessThan(0.005);
+    dispose(model);
+  });
 });
 
 describe("a folder's weights packed while they are read", () => {
