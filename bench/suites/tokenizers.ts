@@ -1,6 +1,9 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { z } from "zod";
 import { defineCommand } from "../../src/cli/command.ts";
 import { InputError } from "../../src/tensor/errors.ts";
+import { encodeMany, loadTokenizer } from "../../src/tokenizers/index.ts";
 import { CL100K_PATTERN, O200K_PATTERN } from "../../src/tokenizers/tiktoken.ts";
 import type { Entrant, Work } from "../contest.ts";
 import { corpus } from "../corpus.ts";
@@ -34,6 +37,11 @@ const options = z.object({
   train: z.number().nonnegative().default(20).describe("text that is trained on; 0: none").meta({ value: "MB" }),
   vocabulary: z.number().int().min(300).default(32_000).describe("of the training"),
   only: z.enum(["all", "parity", "encode", "train"]).default("all").describe("one part"),
+  vectors: z
+    .string()
+    .optional()
+    .describe("a folder with llama.cpp's vocabularies and test vectors (ggml-vocab-*.gguf, .gguf.inp, .gguf.out)")
+    .meta({ value: "DIR" }),
   tokenizer: z
     .array(z.string())
     .default([])
@@ -70,6 +78,8 @@ export const tokenizers = defineCommand({
     const chosen = patterns.filter((p) => o.works === undefined || o.works.split(",").some((w) => p.name.includes(w)));
     if (chosen.length + files.length === 0)
       throw new InputError(`--works: there are ${patterns.map((p) => p.name).join(", ")}.`);
+
+    if (parts("parity") && o.vectors !== undefined) results.vectors = await vectorsIn(o.vectors, print);
 
     if (parts("parity") && o.parity > 0 && !o.alone) {
       machine(print);
@@ -152,6 +162,23 @@ export const tokenizers = defineCommand({
     return { suite: "tokenizers", ...results };
   },
 });
+
+/** llama.cpp's own test vectors. */
+async function vectorsIn(folder: string, print: (line: string) => void): Promise<number> {
+  let count = 0;
+  for (const name of (await readdir(folder)).filter((file) => file.endsWith(".gguf")).sort()) {
+    const path = join(folder, name);
+    const [texts, outputs] = await Promise.all([readFile(`${path}.inp`, "utf8"), readFile(`${path}.out`, "utf8")]);
+    const lines = outputs.split("\n");
+    const vectors = texts.split("\n__ggml_vocab_test__\n");
+    const ids = await encodeMany(await loadTokenizer(path), vectors, { addSpecialTokens: false });
+    const wrong = vectors.filter((_, i) => ids[i]!.join(" ") !== lines[i]!.trim());
+    if (wrong.length > 0) throw new InputError(`${name}: other ids for ${JSON.stringify(wrong[0])}.`);
+    print(`  ${name}: ${vectors.length} vectors of llama.cpp, the same ids`);
+    count += vectors.length;
+  }
+  return count;
+}
 
 async function once(
   entrant: Entrant,

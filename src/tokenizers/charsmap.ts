@@ -130,31 +130,62 @@ export class Charsmap {
    */
   normalizeByGrapheme(text: string): string {
     let out = "";
-    this.eachByGrapheme(text, (_, made) => {
-      out += made;
-    });
-    return out;
+    let copied = 0;
+    for (let at = 0; at < text.length; ) {
+      if (alone(text, at)) {
+        const made = this.plain(text.charCodeAt(at));
+        if (made !== undefined) {
+          out += text.slice(copied, at) + made;
+          copied = at + 1;
+        }
+        at++;
+        continue;
+      }
+      const end = endOfHard(text, at);
+      out += text.slice(copied, at);
+      this.eachHard(text.slice(at, end), (_, made) => {
+        out += made;
+      });
+      at = end;
+      copied = end;
+    }
+    return copied === 0 ? text : out + text.slice(copied);
   }
 
   /** The same part by part: each part of the text and what it becomes. */
   eachByGrapheme(text: string, emit: (part: string, made: string) => void): void {
-    let done = 0;
-    const hard = (end: number): void => {
-      for (const segment of graphemesOf(text.slice(done, end))) {
-        const whole = segment.length > 1 && Buffer.byteLength(segment) < 6 ? this.transform(segment) : undefined;
-        if (whole !== undefined) emit(segment, whole);
-        else for (const c of segment) emit(c, this.character(c));
+    for (let at = 0; at < text.length; ) {
+      if (alone(text, at)) {
+        const c = text[at]!;
+        emit(c, this.plain(text.charCodeAt(at)) ?? c);
+        at++;
+        continue;
       }
-      done = end;
-    };
-    // Between two characters of PLAIN there is always a border.
-    for (const found of text.matchAll(ALONE)) {
-      if (found.index > done) hard(found.index);
-      for (const c of found[0]) emit(c, this.character(c));
-      done = found.index + found[0].length;
+      const end = endOfHard(text, at);
+      this.eachHard(text.slice(at, end), emit);
+      at = end;
     }
-    if (done < text.length) hard(text.length);
   }
+
+  private eachHard(text: string, emit: (part: string, made: string) => void): void {
+    for (const segment of graphemesOf(text)) {
+      const whole = segment.length > 1 && Buffer.byteLength(segment) < 6 ? this.transform(segment) : undefined;
+      if (whole !== undefined) emit(segment, whole);
+      else for (const c of segment) emit(c, this.character(c));
+    }
+  }
+
+  /** What a character of PLAIN becomes; undefined where it stays. */
+  private plain(unit: number): string | undefined {
+    const known = this.plains[unit];
+    if (known !== undefined) return known ?? undefined;
+    const c = String.fromCharCode(unit);
+    const made = this.character(c);
+    this.plains[unit] = made === c ? null : made;
+    return made === c ? undefined : made;
+  }
+
+  private readonly plains: (string | null | undefined)[] = new Array<undefined>(0x10000);
 }
 
 /** Where the children of a node are, from its unit. */
@@ -165,10 +196,29 @@ const LONGEST_KEY = 64;
 
 const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
 
-/** Characters that are graphemes of their own beside each other; runs of them, less the ends, where a neighbour may join. */
-const PLAIN =
-  " -~\\u00c0-\\u02ff\\u0400-\\u0481\\u3001-\\u3029\\u3041-\\u3096\\u30a1-\\u30fa\\u4e00-\\u9fff\\uff01-\\uff9d";
-const ALONE = new RegExp(`(?<=^|[${PLAIN}])[${PLAIN}]+(?=[${PLAIN}])`, "g");
+/** Characters that are graphemes of their own beside each other. */
+const PLAIN = (() => {
+  const plain = new Uint8Array(0x10000);
+  const ranges = "20-7e c0-2ff 400-481 3001-3029 3041-3096 30a1-30fa 4e00-9fff ff01-ff9d";
+  for (const range of ranges.split(" ")) {
+    const [from, to] = range.split("-").map((hex) => Number.parseInt(hex, 16));
+    plain.fill(1, from, to! + 1);
+  }
+  return plain;
+})();
+
+/** Whether the character at `at` and what stands beside it are of PLAIN, so that there is a border on both sides of it. */
+const alone = (text: string, at: number): boolean =>
+  PLAIN[text.charCodeAt(at)] === 1 &&
+  (at === 0 || PLAIN[text.charCodeAt(at - 1)] === 1) &&
+  (at + 1 === text.length || PLAIN[text.charCodeAt(at + 1)] === 1);
+
+/** The end of a stretch that has to be looked at grapheme by grapheme. */
+function endOfHard(text: string, at: number): number {
+  let end = at + 1;
+  while (end < text.length && !alone(text, end)) end++;
+  return end;
+}
 
 /** Units of text that the segmenter sees at a time: V8's takes time that grows with the length of the text, for each grapheme. */
 const WINDOW = 256;
