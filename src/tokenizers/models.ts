@@ -25,7 +25,7 @@ export function modelOf(part: TokenizerFile["model"], hidden?: ReadonlySet<numbe
     case "Unigram":
       return new UnigramModel({
         pieces: part.vocab.map(([piece]) => piece),
-        scores: Float64Array.from(part.vocab, ([, score]) => score),
+        scores: Float64Array.from(part.vocab, ([, score]) => asTokenizersReads(score)),
         unknown: part.unk_id ?? undefined,
         byteFallback: part.byte_fallback,
         hidden,
@@ -35,6 +35,20 @@ export function modelOf(part: TokenizerFile["model"], hidden?: ReadonlySet<numbe
     case "WordLevel":
       return new WordLevelModel(part, hidden);
   }
+}
+
+/**
+ * A score as `tokenizers` reads it from JSON: the digits as one integer, divided by a power of ten, which is off by a bit now and then
+ * (-9.330469131469727 becomes ...728). Where two cuts of a text are equally good, that bit decides.
+ */
+function asTokenizersReads(score: number): number {
+  const found = /^(-?)(\d+)(?:\.(\d+))?(?:e([+-]\d+))?$/.exec(String(score));
+  if (found === null) return score;
+  const [, sign, whole, fraction = "", exponent = "0"] = found;
+  const power = Number(exponent) - fraction.length;
+  const digits = Number(whole! + fraction);
+  const size = power < 0 ? digits / Number(`1e${-power}`) : digits * Number(`1e${power}`);
+  return sign === "-" ? -size : size;
 }
 
 /** The ids of <0x00> ... <0xFF>, or undefined if one is missing. */
