@@ -19,6 +19,7 @@ const suites = [
   "test/unit/sample-token",
   "test/unit/generate-cache",
   "test/unit/tokenizer-native",
+  "test/unit/tokenizer-pieces",
 ];
 
 /** The sanitizer's run-time library has to be in the process before Node's own allocator. */
@@ -76,20 +77,10 @@ await main(async () => {
   });
   say(kernels.code === 0 ? "C++ kernel tests: no finding" : `C++ kernel tests: failed with exit code ${kernels.code}`);
   const preload = process.platform === "darwin" ? "DYLD_INSERT_LIBRARIES" : "LD_PRELOAD";
-  const suite = await run(
-    process.execPath,
-    [
-      join(root, "node_modules", "vitest", "vitest.mjs"),
-      "run",
-      "test/unit/native",
-      "test/unit/tokenizer-native",
-      "test/unit/tokenizer-pieces",
-    ],
-    {
-      cwd: root,
-      env: { ...process.env, ...options, [preload]: runtimeLibrary(), HOWDAH_NATIVE: join(build, "howdah.node") },
-      inherit: true,
-    },
-  );
+  const suite = await run(process.execPath, [join(root, "node_modules", "vitest", "vitest.mjs"), "run", ...suites], {
+    cwd: root,
+    env: { ...process.env, ...options, [preload]: runtimeLibrary(), HOWDAH_NATIVE: join(build, "howdah.node") },
+    inherit: true,
+  });
   if (kernels.code !== 0 || suite.code !== 0) process.exitCode = 1;
 });
