@@ -97,6 +97,7 @@ export async function trainStage<M, B>(
       },
       model: () => state.model,
       lastGood: () => run.checkpoints.latest(name)?.path,
+      discard: (step) => run.checkpoints.remove(name, step - 1),
       best: run.checkpoints.best(name)?.score,
     });
     const best = run.checkpoints.best(name);

@@ -49,6 +49,8 @@ export interface LoopOptions {
   model?(): unknown;
   /** Where the newest checkpoint is, for the message. */
   lastGood?(): string | undefined;
+  /** Removes the checkpoint of this step: its weights turned out to be wrong. */
+  discard?(step: number): void;
 }
 
 /** How far above its best recent value the watched metric may rise before it counts as diverging. */
@@ -73,7 +75,17 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
   let smallest = Number.POSITIVE_INFINITY;
   let pending: { step: number; metrics: Record<string, Tensor | number> } | undefined;
   let paused = 0;
+  /** The step of the checkpoint that this call saved last. */
+  let saved: number | undefined;
 
+  /**
+   * @param weights the step whose weights showed that something is wrong. The clock may have saved them before: an update with a learning
+   * rate of 1e30 leaves finite weights, and only the next loss tells.
+   */
+  const fail = (step: number, weights: number, what: string): Promise<DivergenceError> => {
+    if (saved === weights) o.discard?.(weights);
+    return diverged(o, step, what);
+  };
   const settle = async (): Promise<void> => {
     if (!pending) return;
     const { step, metrics } = pending;
@@ -91,9 +103,9 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
     const loss = values[watch];
     const exploded = loss !== undefined && loss > smallest + EXPLOSION * Math.max(Math.abs(smallest), 1);
     if (stray || exploded) report();
-    if (stray) throw await diverged(o, step, `${stray[0]} is ${stray[1]}`);
+    if (stray) throw await fail(step, step - 1, `${stray[0]} is ${stray[1]}`);
     if (exploded)
-      throw await diverged(o, step, `${watch} rose to ${loss.toPrecision(4)} from ${smallest.toPrecision(4)}`);
+      throw await fail(step, step - 1, `${watch} rose to ${loss.toPrecision(4)} from ${smallest.toPrecision(4)}`);
     if (loss !== undefined) smallest = Math.min(smallest, loss);
     if (step % logEvery === 0 || step === o.steps || step === o.from + 1) report();
   };
@@ -101,8 +113,9 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
   const save = async (step: number, measured?: number): Promise<void> => {
     await settle();
     const bad = o.model ? await firstNotFinite(o.model()) : undefined;
-    if (bad) throw await diverged(o, step, `${bad} is not finite after the update`);
+    if (bad) throw await fail(step, step, `${bad} is not finite after the update`);
     await o.save(step, measured);
+    saved = step;
     lastSave = performance.now();
   };
   const progress = (done: number): void => {
@@ -160,7 +173,7 @@ export async function trainLoop(o: LoopOptions): Promise<Record<string, number>>
       // Weights may be wrong after an update whose loss was still right: the samples see it first.
       await o.sample(done).catch(async (error: unknown) => {
         if (!(error instanceof HowdahError && error.code === "not_finite")) throw error;
-        throw await diverged(o, done, "the logits of its samples are not finite");
+        throw await fail(done, done, "the logits of its samples are not finite");
       });
       paused += performance.now() - before;
     }

@@ -255,7 +255,7 @@ function sumOf(dot: Node, users: ReadonlyMap<Value, readonly Node[]>): Node | un
 /** The other term if `node` adds a value of the same shape that is in memory anyway. */
 function residualOf(node: Node, y: Value): Value | undefined {
   const other = otherTerm(node, y);
-  if (!other || other.dtype !== "f32" || !sameShape(other.shape, y.shape)) return undefined;
+  if (other?.dtype !== "f32" || !sameShape(other.shape, y.shape)) return undefined;
   const made = other.node?.op.name;
   return made === "broadcast_in_dim" || made === "constant" || made === "iota" ? undefined : other;
 }
