@@ -212,7 +212,9 @@ struct Cut {
     const int64_t panels = ceil_div(g.n, width), k_words = (int64_t)kd_block * blocks.count;
     const bool one_turn = threads > 1 && span_blocks == blocks.count;
     const bool by_columns = one_turn && (in_place || g.n >= g.m) && g.m * k_words <= 2 * room && even(panels, threads);
-    const bool by_rows = one_turn && !by_columns && g.n * k_words <= 2 * room && even(tiles, threads);
+    // A task's rows of A are read once for every panel of B, so they have to stay in L2, too.
+    const bool by_rows =
+        one_turn && !by_columns && g.n * k_words <= 2 * room && ceil_div(g.m, threads) * k_words <= 2 * room && even(tiles, threads);
     if (by_columns) {
       row_blocks = 1;
       column_tasks = tasks_of(panels, threads, flops(g));
