@@ -19,10 +19,14 @@ export const backendOption = z
 
 export const weightsOption = z
   .enum(weightChoices)
-  .default("f32")
+  .optional()
   .describe(
-    "how the weights are kept: bf16, int8 and int4 take a half, a quarter and an eighth of the memory and read faster; int8 and int4 are a little less exact",
+    "how the weights are kept: bf16, int8 and int4 take a half, a quarter and an eighth of the memory and read faster; int8 and int4 are a little less exact. Default bf16, and f32 on the reference backend",
   );
+
+/** The weights that a command keeps: bf16, in which most models are published, unless told otherwise or by the backend that rounds nothing. */
+export const weightsFor = (chosen: WeightChoice | undefined, backend: string): WeightChoice =>
+  chosen ?? (backend === "native" ? "bf16" : "f32");
 
 /** Options of how replies are sampled. */
 export const samplingOptions = {

@@ -11,6 +11,7 @@ import {
   safeText,
   samplingOf,
   samplingOptions,
+  weightsFor,
   weightsOption,
 } from "../generation.ts";
 
@@ -44,7 +45,7 @@ export const chat = defineCommand({
   ],
   async run(o, { stdout, warn, signal }) {
     const backend = installBackend(o.backend, warn);
-    const host = await openHost(o.model, { slots: 1, weights: o.weights });
+    const host = await openHost(o.model, { slots: 1, weights: weightsFor(o.weights, backend) });
     try {
       const result = await converse(host, {
         input: process.stdin,

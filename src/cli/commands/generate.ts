@@ -11,6 +11,7 @@ import {
   safeText,
   samplingOf,
   samplingOptions,
+  weightsFor,
   weightsOption,
 } from "../generation.ts";
 import { Interrupted } from "../interrupt.ts";
@@ -40,7 +41,7 @@ export const generate = defineCommand({
   async run(o, { stdout, warn, signal }) {
     const given = o.prompt === "-" ? await pipedText() : o.prompt;
     const backend = installBackend(o.backend, warn);
-    const host = await openHost(o.model, { slots: 1, weights: o.weights });
+    const host = await openHost(o.model, { slots: 1, weights: weightsFor(o.weights, backend) });
     try {
       let prompt = host.encode(given);
       if (prompt.length === 0) {

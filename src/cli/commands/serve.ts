@@ -6,7 +6,7 @@ import { Registry } from "../../generate/registry.ts";
 import { createServer } from "../../serve/index.ts";
 import { InputError } from "../../tensor/errors.ts";
 import { defineCommand } from "../command.ts";
-import { backendOption, cacheOptions, installBackend, openHost, weightsOption } from "../generation.ts";
+import { backendOption, cacheOptions, installBackend, openHost, weightsFor, weightsOption } from "../generation.ts";
 import { aborted } from "../interrupt.ts";
 import { formatSeconds } from "../text.ts";
 
@@ -65,12 +65,13 @@ export const serve = defineCommand({
     if (twice) throw new InputError(`Two models are named ${twice.id}. Give one another name: --model NAME=DIR.`);
     const began = performance.now();
     const backend = installBackend(o.backend, warn);
+    const weights = weightsFor(o.weights, backend);
     const registry = new Registry();
     const apiKey = o.apiKey ?? (environment.HOWDAH_API_KEY || undefined);
     const database = environment.DATABASE_URL;
     try {
       for (const { id, folder } of places) {
-        const host = await openHost(folder, { ...o, id });
+        const host = await openHost(folder, { ...o, id, weights });
         registry.add(host);
         // Compiling a program holds this thread up for a moment: better now than in the middle of somebody's reply.
         if (backend === "native") await host.engine.warm();
@@ -90,7 +91,7 @@ export const serve = defineCommand({
       const served = performance.now();
       try {
         print(
-          `${places.map(({ id }) => id).join(", ") || "no model"} on the ${backend} backend, ready after ${formatSeconds((served - began) / 1000)}`,
+          `${places.map(({ id }) => id).join(", ") || "no model"} on the ${backend} backend${places.length > 0 ? `, weights in ${weights}` : ""}, ready after ${formatSeconds((served - began) / 1000)}`,
         );
         print(`Pages: ${server.url}   API: ${server.url}/v1   (Ctrl-C ends)`);
         await aborted(signal);
