@@ -300,7 +300,7 @@ napi_value js_encode(const Call& call) {
   return out;
 }
 
-/** bpeEncodeMany(model, bytes, ends, threads) and piecesEncodeMany -> promise of {ids, ends} */
+/** bpeEncodeMany(model, bytes, ends, threads) and piecesEncodeMany -> promise of an array of Uint32Arrays, one a document */
 template <class Model, const napi_type_tag& tag>
 napi_value js_encode_many(const Call& call) {
   const auto model = call.object<Model>(0, tag);
@@ -312,10 +312,23 @@ napi_value js_encode_many(const Call& call) {
       call, {1, 2},
       [=, text = text, ends = ends, documents = documents] { model->encode_many(text, ends, documents, threads, *encoded); },
       [encoded](napi_env env) {
+        const std::vector<double>& ends = encoded->ends;
         napi_value out;
-        check(napi_create_object(env, &out));
-        set(env, out, "ids", adopt_ids(env, *encoded));
-        set(env, out, "ends", typed_array(env, napi_float64_array, encoded->ends.data(), encoded->ends.size(), 8));
+        check(napi_create_array_with_length(env, ends.size(), &out));
+        if (ends.size() == 1) {
+          check(napi_set_element(env, out, 0, adopt_ids(env, *encoded)));
+          return out;
+        }
+        // Arrays of their own, so that keeping one text's ids does not keep those of the others.
+        size_t begin = 0;
+        for (size_t d = 0; d < ends.size(); d++) {
+          napi_handle_scope scope;
+          check(napi_open_handle_scope(env, &scope));
+          const size_t end = size_t(ends[d]);
+          check(napi_set_element(env, out, uint32_t(d), typed_array(env, napi_uint32_array, encoded->ids + begin, end - begin, 4)));
+          check(napi_close_handle_scope(env, scope));
+          begin = end;
+        }
         return out;
       });
 }

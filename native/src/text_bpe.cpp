@@ -62,24 +62,67 @@ BpeModel::BpeModel(const BpeParts& parts)
   table.byte_ranks = byte_ranks.data();
   table.byte_ids = byte_ids.data();
 
-  if (parts.whole_count) {
-    const size_t bytes = parts.whole_ends[parts.whole_count - 1];
-    whole_bytes.assign(parts.whole_bytes, parts.whole_bytes + bytes);
-    wholes.assign(std::bit_ceil(parts.whole_count * 2), Whole{0, 0, kNone});
-    whole_mask = wholes.size() - 1;
-    uint32_t begin = 0;
-    for (size_t i = 0; i < parts.whole_count; i++) {
-      const uint32_t length = parts.whole_ends[i] - begin;
-      uint64_t at = hash_bytes(whole_bytes.data() + begin, length) & whole_mask;
-      while (wholes[at].id != kNone) at = (at + 1) & whole_mask;
-      wholes[at] = {begin, length, parts.whole_ids[i]};
-      whole_longest = std::max<size_t>(whole_longest, length);
-      begin = parts.whole_ends[i];
-    }
-  }
+  keep_wholes(parts);
+  find_joints(parts);
 }
 
 BpeModel::~BpeModel() = default;
+
+/** Tokens that merging their bytes gives anyway (nearly all, as a rule) need not be looked up. */
+void BpeModel::keep_wholes(const BpeParts& parts) {
+  std::vector<uint32_t> ids;
+  std::vector<Whole> kept;
+  uint32_t begin = 0;
+  for (size_t i = 0; i < parts.whole_count; begin = parts.whole_ends[i++]) {
+    const uint8_t* const bytes = parts.whole_bytes + begin;
+    const uint32_t length = parts.whole_ends[i] - begin, id = parts.whole_ids[i];
+    ids.resize(std::max<size_t>(ids.size(), length));
+    if (length == 0 || (merge(bytes, length, ids.data()) == 1 && ids[0] == id)) continue;
+    kept.push_back({uint32_t(whole_bytes.size()), length, id});
+    whole_bytes.insert(whole_bytes.end(), bytes, bytes + length);
+    whole_longest = std::max<size_t>(whole_longest, length);
+  }
+  wholes.assign(std::bit_ceil(kept.size() * 2 + 1), Whole{0, 0, kNone});
+  whole_mask = wholes.size() - 1;
+  for (const Whole& whole : kept) {
+    uint64_t at = hash_bytes(whole_bytes.data() + whole.begin, whole.length) & whole_mask;
+    while (wholes[at].id != kNone) at = (at + 1) & whole_mask;
+    wholes[at] = whole;
+  }
+}
+
+/** A token's pairs of bytes are those of its two parts and the one where they meet, so the merges tell all of them. */
+void BpeModel::find_joints(const BpeParts& parts) {
+  joints.assign(1 << 16, 0);
+  struct Ends {
+    int first = -1, last = -1;
+  };
+  std::vector<Ends> ends;
+  const auto of = [&ends](uint32_t id) -> Ends& {
+    if (id >= ends.size()) ends.resize(size_t(id) + 1);
+    return ends[id];
+  };
+  for (int byte = 0; byte < 256; byte++) of(byte_ids[size_t(byte)]) = {byte, byte};
+  // Merges come in the order of their ranks as a rule, their parts before them; a file may have it otherwise, hence until nothing is new.
+  std::vector<size_t> unknown(parts.merge_count);
+  for (size_t i = 0; i < unknown.size(); i++) unknown[i] = i;
+  for (size_t before = unknown.size() + 1; unknown.size() < before;) {
+    before = unknown.size();
+    std::erase_if(unknown, [&](size_t i) {
+      const uint32_t* m = parts.merges + 4 * i;
+      const Ends left = of(m[0]), right = of(m[1]);
+      if (left.first < 0 || right.first < 0) return false;
+      joints[size_t(left.last) << 8 | size_t(right.first)] = 1;
+      of(m[3]) = {left.first, right.last};
+      return true;
+    });
+  }
+  // What stays unknown joins parts that no bytes lead to: such a merge never happens.
+  uint32_t begin = 0;
+  for (size_t i = 0; i < parts.whole_count; begin = parts.whole_ends[i++])
+    for (uint32_t at = begin + 1; at < parts.whole_ends[i]; at++)
+      joints[size_t(parts.whole_bytes[at - 1]) << 8 | parts.whole_bytes[at]] = 1;
+}
 
 uint32_t BpeModel::find_whole(const uint8_t* word, size_t n) const {
   if (n > whole_longest) return kNone;
@@ -97,6 +140,10 @@ size_t BpeModel::encode_word(const uint8_t* word, size_t n, uint32_t* out) const
     out[0] = whole;
     return 1;
   }
+  return merge(word, n, out);
+}
+
+size_t BpeModel::merge(const uint8_t* word, size_t n, uint32_t* out) const {
   return n <= kShortWord ? merge_short(table, word, n, out) : merge_long(word, n, out);
 }
 
@@ -148,6 +195,36 @@ size_t BpeModel::merge_long(const uint8_t* bytes, size_t n, uint32_t* out) const
   return count;
 }
 
+/** The ids of a word of at most WordCache::longest bytes into `out`, which has room for most_ids beyond n. */
+inline size_t BpeModel::encode_cached(const uint8_t* word, size_t n, const uint8_t* end, WordCache& cache, uint32_t* out) const {
+  const WordCache::Key key = WordCache::key_of(word, n, end - word >= ptrdiff_t(WordCache::longest));
+  WordCache::Entry& entry = cache.slot(key, n);
+  if (WordCache::holds(entry, key, n)) {
+    std::memcpy(out, entry.ids, sizeof entry.ids);
+    return entry.count;
+  }
+  const size_t count = encode_word(word, n, out);
+  if (count <= WordCache::most_ids) {
+    std::memcpy(entry.key, key.part, sizeof entry.key);
+    entry.length = uint8_t(n);
+    entry.count = uint8_t(count);
+    std::memcpy(entry.ids, out, count * sizeof(uint32_t));
+  }
+  return count;
+}
+
+/** A long piece is cut where no token has the two bytes side by side: the parts are short, come again, and are independent of each other. */
+size_t BpeModel::encode_long(const uint8_t* piece, size_t n, const uint8_t* end, WordCache& cache, uint32_t* out) const {
+  size_t used = 0, begin = 0;
+  for (size_t at = 1; at <= n; at++) {
+    if (at < n && joints[size_t(piece[at - 1]) << 8 | piece[at]]) continue;
+    const size_t part = at - begin;
+    used += part <= WordCache::longest ? encode_cached(piece + begin, part, end, cache, out + used) : encode_word(piece + begin, part, out + used);
+    begin = at;
+  }
+  return used;
+}
+
 template <Pattern P>
 void BpeModel::encode_span(const Span& span, WordCache& cache, std::vector<uint32_t>& out) const {
   size_t used = out.size();
@@ -161,25 +238,7 @@ void BpeModel::encode_span(const Span& span, WordCache& cache, std::vector<uint3
       out.resize(used + n + WordCache::most_ids + std::min(rest, std::max<size_t>(rest / 3, 64)));
     }
     uint32_t* const to = out.data() + used;
-    if (n <= WordCache::longest) {
-      const WordCache::Key key = WordCache::key_of(p, n, span.end - p >= ptrdiff_t(WordCache::longest));
-      WordCache::Entry& entry = cache.slot(key, n);
-      if (!WordCache::holds(entry, key, n)) {
-        const size_t count = encode_word(p, n, to);
-        if (count <= WordCache::most_ids) {
-          std::memcpy(entry.key, key.part, sizeof entry.key);
-          entry.length = uint8_t(n);
-          entry.count = uint8_t(count);
-          std::memcpy(entry.ids, to, count * sizeof(uint32_t));
-        }
-        used += count;
-      } else {
-        std::memcpy(to, entry.ids, sizeof entry.ids);
-        used += entry.count;
-      }
-    } else {
-      used += encode_word(p, n, to);
-    }
+    used += n <= WordCache::longest ? encode_cached(p, n, span.end, cache, to) : encode_long(p, n, span.end, cache, to);
     p = q;
   }
   out.resize(used);

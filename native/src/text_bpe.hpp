@@ -90,7 +90,12 @@ class BpeModel {
   template <Pattern P>
   void encode_span(const Span& span, WordCache& cache, std::vector<uint32_t>& out) const;
   void encode_any(const Span& span, WordCache& cache, std::vector<uint32_t>& out) const;
+  size_t encode_cached(const uint8_t* word, size_t n, const uint8_t* end, WordCache& cache, uint32_t* out) const;
+  size_t encode_long(const uint8_t* piece, size_t n, const uint8_t* end, WordCache& cache, uint32_t* out) const;
   size_t encode_word(const uint8_t* word, size_t n, uint32_t* out) const;
+  void keep_wholes(const BpeParts& parts);
+  void find_joints(const BpeParts& parts);
+  size_t merge(const uint8_t* word, size_t n, uint32_t* out) const;
   size_t merge_long(const uint8_t* bytes, size_t n, uint32_t* out) const;
   uint32_t find_whole(const uint8_t* word, size_t n) const;
 
@@ -99,6 +104,8 @@ class BpeModel {
   std::vector<uint32_t> made;
   std::vector<uint32_t> byte_ranks;
   std::vector<uint32_t> byte_ids;
+  /** [left << 8 | right]: whether some token has these two bytes side by side. Where none has, no merge can join what lies left and right. */
+  std::vector<uint8_t> joints;
   MergeTable table{};
   size_t (*merge_short)(const MergeTable&, const uint8_t*, size_t, uint32_t*);
 

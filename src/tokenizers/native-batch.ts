@@ -1,13 +1,10 @@
-import { encodeUtf8 } from "./bytes.ts";
-
 /** Bytes of text that one call into the native code takes at most (a single longer text goes alone): bounds the memory of a call. */
 const BATCH_BYTES = 64 << 20;
 
-/** Many documents at once: bytes one after another, where each ends; ids likewise. */
-export type NativeBatch = (
-  bytes: Uint8Array,
-  ends: Float64Array,
-) => Promise<{ readonly ids: Uint32Array; readonly ends: Float64Array }>;
+/** Many documents at once: bytes one after another, where each ends; the ids of each. */
+export type NativeBatch = (bytes: Uint8Array, ends: Float64Array) => Promise<Uint32Array<ArrayBuffer>[]>;
+
+const utf8 = new TextEncoder();
 
 /** A text as what becomes of it: ids that are certain already, and stretches (strings, or well-formed UTF-8) for the native encoder. */
 export type Plan = readonly (number | string | Uint8Array)[];
@@ -35,30 +32,29 @@ async function inBatches(
 ): Promise<Uint32Array<ArrayBuffer>[]> {
   const out: Uint32Array<ArrayBuffer>[] = [];
   for (let first = 0; first < parts.length; ) {
-    const batch: Uint8Array[] = [];
+    const batch: (string | Uint8Array)[] = [];
+    const sizes: number[] = [];
     let bytes = 0;
     while (first + batch.length < parts.length && (batch.length === 0 || bytes < BATCH_BYTES)) {
       const part = parts[first + batch.length]!;
-      const encoded = typeof part === "string" ? encodeUtf8(part) : part;
-      batch.push(encoded);
-      bytes += encoded.length;
+      const size = typeof part === "string" ? Buffer.byteLength(part) : part.length;
+      batch.push(part);
+      sizes.push(size);
+      bytes += size;
     }
     first += batch.length;
+    // Strings go where they will be read: memory that is made and dropped between costs the garbage collector more than the copy.
     const joined = new Uint8Array(bytes);
     const ends = new Float64Array(batch.length);
     let at = 0;
     batch.forEach((part, i) => {
-      joined.set(part, at);
-      at += part.length;
+      const end = at + sizes[i]!;
+      if (typeof part === "string") utf8.encodeInto(part, joined.subarray(at, end));
+      else joined.set(part, at);
+      at = end;
       ends[i] = at;
     });
-    const encoded = await encode(joined, ends);
-    let begin = 0;
-    for (const end of encoded.ends) {
-      // A copy, so that keeping one text's ids does not keep the whole batch.
-      out.push(batch.length === 1 ? (encoded.ids as Uint32Array<ArrayBuffer>) : encoded.ids.slice(begin, end));
-      begin = end;
-    }
+    for (const ids of await encode(joined, ends)) out.push(ids);
   }
   return out;
 }

@@ -30,7 +30,7 @@ export interface NativeText {
     bytes: Uint8Array,
     ends: Float64Array,
     threads: number,
-  ): Promise<{ readonly ids: Uint32Array; readonly ends: Float64Array }>;
+  ): Promise<Uint32Array<ArrayBuffer>[]>;
   /**
    * A vocabulary of pieces (native/src/text_pieces.hpp says what each is). The settings: kind, shape, unknown, fuse, single, splitAtSpace,
    * dummyPrefix, removeExtra, mostCharacters, unknownScore, tokens, firsts.
@@ -51,7 +51,7 @@ export interface NativeText {
     bytes: Uint8Array,
     ends: Float64Array,
     threads: number,
-  ): Promise<{ readonly ids: Uint32Array; readonly ends: Float64Array }>;
+  ): Promise<Uint32Array<ArrayBuffer>[]>;
   bpeTrainer(pattern: number): NativeBpeTrainer;
   /** One call at a time for each trainer. */
   bpeCount(trainer: NativeBpeTrainer, bytes: Uint8Array, ends: Float64Array, threads: number): Promise<void>;
