@@ -23,6 +23,9 @@ void PairSlots::reserve(size_t count) {
   const int bits = std::max(4, int(std::bit_width(count * 3 / 2)));
   slots.assign(size_t(1) << bits, ~0ull);
   shift = 64 - bits;
+  // Four bits a slot: about one in ten is set.
+  filter_shift = shift - 2;
+  filter.assign(size_t(1) << (64 - filter_shift - 6), 0);
 }
 
 void PairSlots::set(uint32_t left, uint32_t right, uint32_t value) {
@@ -30,11 +33,15 @@ void PairSlots::set(uint32_t left, uint32_t right, uint32_t value) {
   uint64_t at = key * 0x9e3779b97f4a7c15ull >> shift;
   while (slots[at] != ~0ull && slots[at] >> 22 != key) at = (at + 1) & (slots.size() - 1);
   slots[at] = key << 22 | value;
+  const uint64_t bit = key * 0x9e3779b97f4a7c15ull >> filter_shift;
+  filter[bit >> 6] |= 1ull << (bit & 63);
 }
 
 void PairSlots::give(MergeTable& table) const {
   table.slots = slots.data();
   table.shift = shift;
+  table.filter = filter.data();
+  table.filter_shift = filter_shift;
   table.mask = slots.size() - 1;
 }
 

@@ -24,6 +24,9 @@ struct MergeTable {
   const uint64_t* slots;
   int shift;
   uint64_t mask;
+  /** [hash >> filter_shift]: a bit that is set where some pair hashes there */
+  const uint64_t* filter;
+  int filter_shift;
   const uint32_t* made;
   /** rank of two bytes, [left << 8 | right] */
   const uint32_t* byte_ranks;
@@ -31,7 +34,11 @@ struct MergeTable {
 
   uint32_t rank(uint32_t left, uint32_t right) const {
     const uint64_t key = uint64_t(left) << 21 | right;
-    uint64_t at = key * 0x9e3779b97f4a7c15ull >> shift;
+    const uint64_t hash = key * 0x9e3779b97f4a7c15ull;
+    // Most pairs have no rank, and the filter that says so is small enough for a near cache.
+    const uint64_t bit = hash >> filter_shift;
+    if (!(filter[bit >> 6] >> (bit & 63) & 1)) return kNone;
+    uint64_t at = hash >> shift;
     for (;; at = (at + 1) & mask) {
       const uint64_t slot = slots[at];
       if (slot >> 22 == key) return uint32_t(slot & kMostRanks);
@@ -51,8 +58,8 @@ class PairSlots {
   void give(MergeTable& table) const;
 
  private:
-  std::vector<uint64_t> slots;
-  int shift = 0;
+  std::vector<uint64_t> slots, filter;
+  int shift = 0, filter_shift = 0;
 };
 
 /** Merges one word of at most kShortWord bytes into `out`; returns how many ids. */
