@@ -45,24 +45,25 @@ export const resnet = defineCommand({
     const styles = compile ? ["eager", "compile"] : ["eager"];
     const variants = styles.flatMap((style) => ["f32", "bf16"].map((type) => `${style} ${type}`));
     const peers = alone ? [] : variants.map((variant) => pythonPeer("PyTorch", "resnet", variant));
-    const folder = await mkdtemp(join(tmpdir(), "howdah-bench-"));
-    try {
-      const work = await resNetWork(folder);
-      return await runContest(
-        "resnet",
-        [work],
-        { ours: ours("resnet", precision), peers },
-        { rounds, seconds },
-        context,
-      );
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+    const sides = { ours: ours("resnet", precision), peers };
+    return await withResNetWork((work) => runContest("resnet", [work], sides, { rounds, seconds }, context));
   },
 });
 
+type ResNetWork = Work & { readonly parameters: ResNetParameters };
+
+/** Calls `body` with the work; the files that it names are gone afterwards. */
+export async function withResNetWork<T>(body: (work: ResNetWork) => T | Promise<T>): Promise<T> {
+  const folder = await mkdtemp(join(tmpdir(), "howdah-bench-"));
+  try {
+    return await body(await resNetWork(folder));
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
 /** The work with the weights and pictures that both sides start from, as files in `folder`. */
-async function resNetWork(folder: string): Promise<Work> {
+async function resNetWork(folder: string): Promise<ResNetWork> {
   const backend = loadNativeBackend();
   if ("missing" in backend) throw new BackendError(backend.missing);
   useBackend(backend);

@@ -161,6 +161,18 @@ const large: [name: string, inputs: Plain[], variables: number, f: Results, tole
     (x, w) => [conv2d(x!, w!, { stride: 2, padding: 1, channels: "last" })],
   ],
   [
+    "conv2d, 3 x 3, narrow, channels last, several bands",
+    [floats("x", 3, 29, 37, 18), floats("w", 16, 18, 3, 3)],
+    2,
+    (x, w) => [conv2d(x!, w!, { padding: [1, 2], channels: "last" })],
+  ],
+  [
+    "conv2d, 3 x 5, small pictures, channels last",
+    [floats("x", 21, 5, 6, 20), floats("w", 40, 20, 3, 5)],
+    2,
+    (x, w) => [conv2d(x!, w!, { padding: [0, 2], channels: "last" })],
+  ],
+  [
     "conv2d, 1 x 1, stride 3 and 2, channels last",
     [floats("x", 2, 13, 12, 20), floats("w", 40, 20, 1, 1)],
     2,

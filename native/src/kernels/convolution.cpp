@@ -18,12 +18,17 @@ namespace {
 
 /** Places times vectors of features held in registers, for one vector and for two. */
 constexpr int kPlaces1 = W == 16 ? 16 : 8, kPlaces2 = W == 16 ? 8 : 4;
-/** Channels times vectors of features of the kernel's gradient held in registers. */
-constexpr int kChannels1 = W == 16 ? 16 : 8, kChannels2 = W == 16 ? 8 : 4;
+/** Channels that the kernel's gradient holds in registers beside one, two or three vectors. */
+constexpr int kChannels[] = {W == 16 ? 16 : 8, W == 16 ? 12 : 5, W == 16 ? 8 : 4};
+/** What the copied rows of the kernel's gradient may take: most of a first-level cache. */
+constexpr int64_t kGradientBytes = 28 << 10;
 /** What the copied rows of one task may take: part of a second-level cache. */
 constexpr int64_t kRowsBytes = 192 << 10;
 /** Parts into which the images are cut for the kernel's gradient. */
 constexpr int64_t kParts = 16;
+
+/** Bytes that memory hands over at a time. */
+constexpr int64_t kLine = 64;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -88,6 +93,7 @@ static __attribute__((noinline)) void places_tile(int64_t rows, int64_t run, con
                                                   int64_t y_place, int64_t features) {
   vf sum[P][V];
   HOWDAH_UNROLL for (int i = 0; i < P; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = zero();
+  HOWDAH_UNROLL for (int i = 0; i < P; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) __builtin_prefetch(y + i * y_place + j * W, 1);
   constexpr int groups = (P + 3) / 4;
   for (int64_t r = 0; r < rows; r++, x += x_row) {
     const float* from[groups];
@@ -110,11 +116,50 @@ static __attribute__((noinline)) void places_tile(int64_t rows, int64_t run, con
   }
 }
 
+/**
+ * The same for neighbouring places, a vector of features and a window of K columns: a word of the input serves all places that see it, with one load.
+ * Weights lie as [window column][word of channels].
+ */
+template <bool BF, int P, int K>
+static __attribute__((noinline)) void strip_tile(int64_t rows, int64_t depth, const float* x, int64_t x_row, const float* w, float* y, int64_t y_place,
+                                                 int64_t features) {
+  vf sum[P];
+  HOWDAH_UNROLL for (int i = 0; i < P; i++) sum[i] = zero();
+  HOWDAH_UNROLL for (int i = 0; i < P; i++) __builtin_prefetch(y + i * y_place, 1);
+  constexpr int seen = P + K - 1, groups = (seen + 3) / 4;
+  for (int64_t r = 0; r < rows; r++, x += x_row, w += K * depth * W) {
+    const float* from[groups];
+    HOWDAH_UNROLL for (int g = 0; g < groups; g++) from[g] = x + 4 * g * depth;
+    const float* wp = w;
+    for (int64_t q = 0; q < depth; q++, wp += W) {
+      vf wv[K];
+      HOWDAH_UNROLL for (int t = 0; t < K; t++) wv[t] = load(wp + t * depth * W);
+      HOWDAH_UNROLL for (int i = 0; i < seen; i++) {
+        const vf xv = splat(from[i / 4][(i % 4) * depth]);
+        HOWDAH_UNROLL for (int t = 0; t < K; t++)
+          if (i - t >= 0 && i - t < P) sum[i - t] = multiply_add(xv, wv[t], sum[i - t], std::bool_constant<BF>{});
+      }
+      HOWDAH_UNROLL for (int g = 0; g < groups; g++) from[g]++;
+    }
+  }
+  if (features >= W) {
+    HOWDAH_UNROLL for (int i = 0; i < P; i++) store(y + i * y_place, sum[i]);
+  } else {
+    HOWDAH_UNROLL for (int i = 0; i < P; i++) store_n(y + i * y_place, sum[i], features);
+  }
+}
+
 using PlacesTile = void (*)(int64_t, int64_t, const float*, int64_t, int64_t, const float*, float*, int64_t, int64_t);
 template <bool BF, int V>
 constexpr auto places_tiles = []<size_t... I>(std::index_sequence<I...>) {
   return std::array<PlacesTile, sizeof...(I)>{places_tile<BF, (int)I + 1, V>...};
 }(std::make_index_sequence<V == 1 ? kPlaces1 : kPlaces2>{});
+
+using StripTile = void (*)(int64_t, int64_t, const float*, int64_t, const float*, float*, int64_t, int64_t);
+template <bool BF>
+constexpr auto strip_tiles = []<size_t... I>(std::index_sequence<I...>) {
+  return std::array<StripTile, sizeof...(I)>{strip_tile<BF, (int)I + 1, 3>...};
+}(std::make_index_sequence<kPlaces1>{});
 
 template <bool BF, int V>
 void convolve(const DirectConvolutionArgs& a) {
@@ -146,11 +191,17 @@ void convolve(const DirectConvolutionArgs& a) {
   const int64_t fit = (kRowsBytes / row_bytes - a.height.window) / a.height.stride + 1;
   const int64_t bands = ceil_div(a.height.output, std::clamp<int64_t>(fit, 1, a.height.output)), band = ceil_div(a.height.output, bands);
   const int64_t tiles = ceil_div(a.width.output, most), tile = ceil_div(a.width.output, tiles);
+  const bool strip = V == 1 && a.width.stride == 1 && a.width.window == 3;
   parallel_for(a.batch * bands, [&](int64_t task, int) {
     const int64_t image = task / bands, first = task % bands * band, last = std::min(a.height.output, first + band);
     if (first >= last) return;
     const int64_t rows = (last - first - 1) * a.height.stride + a.height.window;
     float* x = scratch(1, size_t(rows * columns * depth) * 4);
+    // While these rows are multiplied, those that this thread probably copies next are fetched, a few lines with every tile.
+    const int64_t next = task + thread_count(), next_row = std::min(a.height.input, next % bands * band * a.height.stride);
+    const char* ahead = (const char*)(a.x + next / bands * a.x_batch + next_row * a.x_row);
+    const int64_t fetched = next < a.batch * bands ? ceil_div((last - first) * a.height.stride * a.x_row * 4, kLine) : 0;
+    const int64_t lines = ceil_div(fetched, groups * (last - first) * tiles);
     copy_rows<BF>(a, a.x + image * a.x_batch, first * a.height.stride, rows, columns, depth, x);
     for (int64_t g = 0; g < groups; g++)
       for (int64_t i = first; i < last; i++) {
@@ -158,6 +209,12 @@ void convolve(const DirectConvolutionArgs& a) {
         float* to = a.y + image * a.y_batch + i * a.y_row + g * group;
         for (int64_t j = 0; j < a.width.output; j += tile) {
           const int64_t count = std::min(tile, a.width.output - j);
+          for (int64_t l = 0; l < lines; l++, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
+          if (strip) {
+            strip_tiles<BF>[size_t(count - 1)](a.height.window, depth, from + j * depth, columns * depth, packed + g * kernel, to + j * a.y_column, a.y_column,
+                                               a.features - g * group);
+            continue;
+          }
           places_tiles<BF, V>[size_t(count - 1)](a.height.window, run, from + j * a.width.stride * depth, a.width.stride * depth, columns * depth,
                                                  packed + g * kernel, to + j * a.y_column, a.y_column, a.features - g * group);
         }
@@ -208,43 +265,59 @@ void convolve_phases(const DirectConvolutionArgs& a) {
 
 // ---- The kernel's gradient ----
 
+/** Where a tile of the kernel's gradient reads: `images` times `rows` rows of `run` words of places. */
+struct GradientRows {
+  int64_t images, rows, run;
+  int64_t x_step, x_row, x_image, g_step, g_row, g_image;
+  /** Lines of memory that are fetched beside each row, for what comes next. */
+  int64_t lines;
+};
+
 /**
- * C channels by V vectors of features of one tap, added to `sum` [channel][feature]: over `rows` rows of `run` words of places. RUN is `run` where the
- * compiler knows it: the end of a short loop of unknown length is mispredicted for every row.
+ * C channels by V vectors, each of the features of some tap, added to `to` [vector][channel]. RUN is `run` where the compiler knows it: the end of a short
+ * loop of unknown length is mispredicted for every row.
  */
 template <bool BF, int C, int V, int RUN = 0>
-static __attribute__((noinline)) void channels_tile(int64_t rows, [[maybe_unused]] int64_t any_run, const float* x, int64_t x_step, int64_t x_row, const float* g,
-                                                    int64_t g_step, int64_t g_row, float* to, int64_t ld) {
-  const int64_t run = RUN ? RUN : any_run;
+static __attribute__((noinline)) void channels_tile(const GradientRows& a, const float* x, const float* const* g, float* const* to, int64_t ld,
+                                                    const char* ahead) {
+  const int64_t run = RUN ? RUN : a.run, g_step = a.g_step, x_step = a.x_step;
   vf sum[C][V];
-  HOWDAH_UNROLL for (int i = 0; i < C; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = load(to + i * ld + j * W);
-  for (int64_t r = 0; r < rows; r++, x += x_row, g += g_row) {
-    const float *xp = x, *gp = g;
-    for (int64_t q = 0; q < run; q++, xp += x_step, gp += g_step) {
-      vf gv[V];
-      HOWDAH_UNROLL for (int j = 0; j < V; j++) gv[j] = load(gp + j * W);
-      HOWDAH_UNROLL for (int i = 0; i < C; i++) {
-        const vf xv = splat(xp[i]);
-        HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = multiply_add(xv, gv[j], sum[i][j], std::bool_constant<BF>{});
+  HOWDAH_UNROLL for (int i = 0; i < C; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = load(to[j] + i * ld);
+  for (int64_t n = 0; n < a.images; n++)
+    for (int64_t r = 0; r < a.rows; r++) {
+      for (int64_t l = 0; l < a.lines; l++, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
+      const float *xp = x + n * a.x_image + r * a.x_row, *gp[V];
+      HOWDAH_UNROLL for (int j = 0; j < V; j++) gp[j] = g[j] + n * a.g_image + r * a.g_row;
+      for (int64_t q = 0; q < run; q++, xp += x_step) {
+        vf gv[V];
+        HOWDAH_UNROLL for (int j = 0; j < V; j++) gv[j] = load(gp[j]);
+        HOWDAH_UNROLL for (int j = 0; j < V; j++) gp[j] += g_step;
+        HOWDAH_UNROLL for (int i = 0; i < C; i++) {
+          const vf xv = splat(xp[i]);
+          HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = multiply_add(xv, gv[j], sum[i][j], std::bool_constant<BF>{});
+        }
       }
     }
-  }
-  HOWDAH_UNROLL for (int i = 0; i < C; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) store(to + i * ld + j * W, sum[i][j]);
+  HOWDAH_UNROLL for (int i = 0; i < C; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) store(to[j] + i * ld, sum[i][j]);
 }
 
-using ChannelsTile = void (*)(int64_t, int64_t, const float*, int64_t, int64_t, const float*, int64_t, int64_t, float*, int64_t);
+using ChannelsTile = void (*)(const GradientRows&, const float*, const float* const*, float* const*, int64_t, const char*);
 template <bool BF, int V>
 constexpr auto channels_tiles = []<size_t... I>(std::index_sequence<I...>) {
   return std::array<ChannelsTile, sizeof...(I)>{channels_tile<BF, (int)I + 1, V>...};
-}(std::make_index_sequence<V == 1 ? kChannels1 : kChannels2>{});
+}(std::make_index_sequence<kChannels[V - 1]>{});
 
 template <bool BF, int V>
 ChannelsTile channels_tile_of(int64_t channels, int64_t run) {
-  constexpr int most = V == 1 ? kChannels1 : kChannels2;
+  constexpr int most = kChannels[V - 1];
   if (channels == most && run == 4) return channels_tile<BF, most, V, 4>;
   if (channels == most && run == 8) return channels_tile<BF, most, V, 8>;
   if (channels == most && run == 16) return channels_tile<BF, most, V, 16>;
   return channels_tiles<BF, V>[size_t(channels - 1)];
+}
+template <bool BF>
+ChannelsTile channels_tile_of(int64_t channels, int64_t vectors, int64_t run) {
+  return vectors == 1 ? channels_tile_of<BF, 1>(channels, run) : vectors == 2 ? channels_tile_of<BF, 2>(channels, run) : channels_tile_of<BF, 3>(channels, run);
 }
 
 /** n words from two rows of values: the first in the low halves when BF, else the first alone. `from` and `next` may be null: zeros. */
@@ -265,65 +338,101 @@ HOWDAH_INLINE void put_pair(const float* from, const float* next, int64_t n, flo
   }
 }
 
-template <bool BF, int V>
+/**
+ * Each part of the images has sums of its own, [tap][channel][feature]. A word is a pair of places when BF. With stride 1 the input lies in words of
+ * places 2 m and 2 m + 1, and the gradient in words that begin at every place: the taps of a window row see the same input beside gradients that are shifted,
+ * so a tile takes several taps. With longer strides it is the input whose words begin at every place.
+ */
+template <bool BF>
 void sum_kernel(const KernelGradientArgs& a) {
-  constexpr int64_t group = V * W, most = V == 1 ? kChannels1 : kChannels2;
-  const int64_t groups = ceil_div(a.features, group), padded = groups * group;
-  const int64_t taps = a.height.window * a.width.window, total = taps * a.channels * padded;
+  constexpr int64_t most_vectors = 3, per_word = k_per_word(BF);
+  const int64_t groups = ceil_div(a.features, W), padded = groups * W, window = a.width.window, low = a.width.low;
+  const int64_t taps = a.height.window * window, total = taps * a.channels * padded;
   const int64_t parts = std::min(a.batch, kParts);
   float* partial = scratch(0, size_t(parts * total) * 4);
-  // Words of a row of places: pairs of places when BF.
-  const int64_t run = words((int)a.width.output, BF), per_word = k_per_word(BF);
-  const int64_t columns = (run * per_word - 1) * a.width.stride + a.width.window;
-  const int64_t row_bytes = (columns * a.channels * a.height.stride + run * padded) * 4;
-  const int64_t bands = ceil_div(a.height.output, std::clamp<int64_t>(kRowsBytes / row_bytes, 1, a.height.output)), band = ceil_div(a.height.output, bands);
-  const int64_t tiles = ceil_div(a.channels, most), tile = ceil_div(a.channels, tiles);
+  const bool together = a.width.stride == 1;
+  const int64_t run = ceil_div(together ? a.width.input : a.width.output, per_word);
+  const int64_t x_words = together ? run : (run * per_word - 1) * a.width.stride + window, g_words = together ? (run - 1) * per_word + window : run;
+  const int64_t x_row = x_words * a.channels, g_row = g_words * padded;
+  // Bands of rows, or several images.
+  const int64_t fit = kGradientBytes / ((x_row * a.height.stride + g_row) * 4);
+  const int64_t bands = ceil_div(a.height.output, std::clamp<int64_t>(fit, 1, a.height.output)), band = ceil_div(a.height.output, bands);
+  const int64_t at_once = bands > 1 ? 1 : std::clamp<int64_t>(fit / a.height.output, 1, 8);
+  const int64_t band_rows = std::min(a.height.input, (band - 1) * a.height.stride + a.height.window);
+  // What a tile takes: vectors of features, of several taps where they see the same input.
+  const int64_t vectors = together ? groups * window : groups, shifts = together ? 1 : window;
+  const int64_t chunks = ceil_div(vectors, most_vectors), chunk = ceil_div(vectors, chunks);
+  const int64_t tiles = ceil_div(a.channels, kChannels[chunk - 1]), tile = ceil_div(a.channels, tiles);
+
+  const auto put_x = [&](const float* row, float* to) {
+    const auto at = [&](int64_t place) { return place < 0 || place >= a.width.input ? nullptr : row + place * a.x_column; };
+    for (int64_t k = 0; k < x_words; k++, to += a.channels) {
+      const int64_t place = together ? k * per_word : k - low;
+      put_pair<BF>(at(place), at(place + a.width.stride), a.channels, to);
+    }
+  };
+  const auto put_g = [&](const float* row, float* to) {
+    const auto at = [&](int64_t place) { return place < 0 || place >= a.width.output ? nullptr : row + place * a.g_column; };
+    for (int64_t k = 0; k < g_words; k++, to += padded) {
+      const int64_t place = together ? k + low - (window - 1) : k * per_word;
+      put_pair<BF>(at(place), at(place + 1), a.features, to);
+      std::fill(to + a.features, to + padded, 0.0f);
+    }
+  };
+
   parallel_for(parts, [&](int64_t part, int) {
     float* sum = partial + part * total;
     std::fill_n(sum, total, 0.0f);
-    for (int64_t image = part * a.batch / parts; image < (part + 1) * a.batch / parts; image++)
+    float* x = scratch(1, size_t(at_once * band_rows * x_row) * 4);
+    float* g = scratch(2, size_t(at_once * band * g_row) * 4);
+    const int64_t end = (part + 1) * a.batch / parts;
+    for (int64_t image = part * a.batch / parts; image < end; image += at_once)
       for (int64_t first = 0; first < a.height.output; first += band) {
-        const int64_t last = std::min(a.height.output, first + band), count = last - first;
-        const int64_t rows = (count - 1) * a.height.stride + a.height.window;
-        float* x = scratch(1, size_t(rows * columns * a.channels) * 4);
-        float* g = scratch(2, size_t(count * run * padded) * 4);
-        for (int64_t r = 0; r < rows; r++) {
-          const int64_t source = source_of(a.height, first * a.height.stride + r);
-          float* row = x + r * columns * a.channels;
-          if (source < 0) {
-            std::fill_n(row, columns * a.channels, 0.0f);
-            continue;
-          }
-          const float* from = a.x + image * a.x_batch + source * a.x_row;
-          const auto at = [&](int64_t column) -> const float* {
-            const int64_t c = source_of(a.width, column);
-            return c < 0 ? nullptr : from + c * a.x_column;
-          };
-          // The word of a column holds the place under it and the next place, `stride` further on.
-          for (int64_t c = 0; c < columns; c++) put_pair<BF>(at(c), at(c + a.width.stride), a.channels, row + c * a.channels);
+        const int64_t images = std::min(at_once, end - image), last = std::min(a.height.output, first + band);
+        const int64_t x_first = std::clamp<int64_t>(first * a.height.stride - a.height.low, 0, a.height.input);
+        const int64_t x_last = std::clamp<int64_t>((last - 1) * a.height.stride + a.height.window - a.height.low, x_first, a.height.input);
+        for (int64_t n = 0; n < images; n++) {
+          for (int64_t i = x_first; i < x_last; i++) put_x(a.x + (image + n) * a.x_batch + i * a.x_row, x + (n * band_rows + i - x_first) * x_row);
+          for (int64_t i = first; i < last; i++) put_g(a.g + (image + n) * a.g_batch + i * a.g_row, g + (n * band + i - first) * g_row);
         }
-        for (int64_t i = 0; i < count; i++) {
-          const float* from = a.g + image * a.g_batch + (first + i) * a.g_row;
-          for (int64_t j = 0; j < run; j++) {
-            float* to = g + (i * run + j) * padded;
-            put_pair<BF>(from + j * per_word * a.g_column,
-                         BF && j * 2 + 1 < a.width.output ? from + (j * 2 + 1) * a.g_column : nullptr, a.features, to);
-            std::fill(to + a.features, to + padded, 0.0f);
-          }
-        }
-        for (int64_t tap = 0; tap < taps; tap++)
-          for (int64_t f = 0; f < groups; f++)
-            for (int64_t c = 0; c < a.channels; c += tile) {
-              const int64_t channels = std::min(tile, a.channels - c);
-              const float* from = x + (tap / a.width.window * columns + tap % a.width.window) * a.channels + c;
-              channels_tile_of<BF, V>(channels, run)(count, run, from, per_word * a.width.stride * a.channels,
-                                                     a.height.stride * columns * a.channels, g + f * group, padded, run * padded,
-                                                     sum + (tap * a.channels + c) * padded + f * group, padded);
+        // While this band is multiplied, the next one is fetched: first of the input, then of the gradient.
+        const int64_t new_rows = images * (last - first), slots = new_rows * a.height.window * shifts * chunks * tiles;
+        const char* ahead = (const char*)(a.x + (image + images - 1) * a.x_batch + x_last * a.x_row);
+        const char* x_end = ahead + new_rows * a.height.stride * a.x_row * 4;
+        const char* g_next = (const char*)(a.g + (image + images - 1) * a.g_batch + last * a.g_row);
+        const int64_t lines = ceil_div(ceil_div(new_rows * (a.height.stride * a.x_row + a.g_row) * 4, kLine), slots);
+        for (int64_t r = 0; r < a.height.window; r++) {
+          // Places whose window has this row of the input.
+          const int64_t offset = r - a.height.low, begin = std::max(first, offset < 0 ? ceil_div(-offset, a.height.stride) : 0);
+          const int64_t stop = std::min(last, offset < a.height.input ? (a.height.input - 1 - offset) / a.height.stride + 1 : 0);
+          if (begin >= stop) continue;
+          const GradientRows rows{images, stop - begin, run, together ? a.channels : per_word * a.width.stride * a.channels, a.height.stride * x_row,
+                                  band_rows * x_row, together ? per_word * padded : padded, g_row, band * g_row, lines};
+          const float* x_from = x + (begin * a.height.stride + offset - x_first) * x_row;
+          const float* g_from = g + (begin - first) * g_row;
+          for (int64_t shift = 0; shift < shifts; shift++)
+            for (int64_t v = 0; v < vectors; v += chunk) {
+              const int64_t count = std::min(chunk, vectors - v);
+              const float* g_at[most_vectors];
+              float* sums[most_vectors];
+              for (int64_t j = 0; j < count; j++) {
+                const int64_t tap = together ? (v + j) % window : shift, group = together ? (v + j) / window : v + j;
+                g_at[j] = g_from + (together ? (window - 1 - tap) * padded : 0) + group * W;
+                sums[j] = sum + (r * window + tap) * a.channels * padded + group * W;
+              }
+              for (int64_t c = 0; c < a.channels; c += tile) {
+                const int64_t channels = std::min(tile, a.channels - c);
+                channels_tile_of<BF>(channels, count, run)(rows, x_from + shift * a.channels + c, g_at, sums, padded, ahead);
+                ahead += images * (stop - begin) * lines * kLine;
+                if (x_end && ahead >= x_end) ahead = g_next, x_end = nullptr;
+                for (int64_t j = 0; j < count; j++) sums[j] += channels * padded;
+              }
             }
+        }
       }
   });
   parallel_for(taps, [&](int64_t tap, int) {
-    float* to = a.dw + tap / a.width.window * a.w_row + tap % a.width.window * a.w_column;
+    float* to = a.dw + tap / window * a.w_row + tap % window * a.w_column;
     for (int64_t c = 0; c < a.channels; c++)
       for (int64_t f = 0; f < a.features; f += W) {
         vf s = zero();
@@ -357,7 +466,7 @@ void direct_convolution(const DirectConvolutionArgs& a) {
 }
 
 void kernel_gradient(const KernelGradientArgs& a) {
-  choose(a.bf16_compute, a.features, [&](auto bf, auto vectors) { sum_kernel<bf, vectors>(a); });
+  choose(a.bf16_compute, a.features, [&](auto bf, auto) { sum_kernel<bf>(a); });
 }
 
 } // namespace
