@@ -20,8 +20,8 @@ namespace {
 constexpr int kPlaces1 = W == 16 ? 16 : 8, kPlaces2 = W == 16 ? 8 : 4;
 /** Channels that the kernel's gradient holds in registers beside one, two or three vectors. */
 constexpr int kChannels[] = {W == 16 ? 16 : 8, W == 16 ? 12 : 5, W == 16 ? 8 : 4};
-/** What the copied rows of the kernel's gradient may take: most of a first-level cache. */
-constexpr int64_t kGradientBytes = 28 << 10;
+/** What the copied rows of one band of the kernel's gradient may take: a tile should sum long runs, from a part of a second-level cache. */
+constexpr int64_t kGradientBytes = 128 << 10;
 /** What the copied rows of one task may take: part of a second-level cache. */
 constexpr int64_t kRowsBytes = 192 << 10;
 /** Parts into which the images are cut for the kernel's gradient. */
@@ -320,22 +320,37 @@ ChannelsTile channels_tile_of(int64_t channels, int64_t vectors, int64_t run) {
   return vectors == 1 ? channels_tile_of<BF, 1>(channels, run) : vectors == 2 ? channels_tile_of<BF, 2>(channels, run) : channels_tile_of<BF, 3>(channels, run);
 }
 
-/** n words from two rows of values: the first in the low halves when BF, else the first alone. `from` and `next` may be null: zeros. */
+/** Words made of the places of a row: word k of place first + k * step and, when BF, of the place `partner` further on. */
+struct WordPlaces {
+  int64_t first, step, partner, words;
+};
+
+/** `to`[word][channel], channels `ld` apart and zeros in between. Of each of the row's places, `column` apart, n channels are taken. */
 template <bool BF>
-HOWDAH_INLINE void put_pair(const float* from, const float* next, int64_t n, float* to) {
-  if constexpr (!BF) {
-    if (from) std::copy_n(from, n, to);
-    else std::fill_n(to, n, 0.0f);
-  } else {
-    if (!from && !next) return (void)std::fill_n(to, n, 0.0f);
-    alignas(64) static const float zeros[W] = {};
-    for (int64_t c = 0; c < n; c += W) {
-      const int left = (int)std::min<int64_t>(W, n - c);
-      const vi v = words_across_k<BF>(from ? from + c : zeros, next ? next + c : zeros, left);
-      if (left == W) store((int32_t*)to + c, v);
-      else store_n((int32_t*)to + c, v, left);
+void put_words(const WordPlaces& w, const float* row, int64_t places, int64_t column, int64_t n, int64_t ld, float* to) {
+  alignas(64) static const float zeros[W] = {};
+  const int64_t partner = BF ? w.partner : 0, full = n / W * W;
+  // Words all of whose places exist.
+  const int64_t begin = std::min(w.words, w.first < 0 ? ceil_div(-w.first, w.step) : 0), last = places - 1 - partner - w.first;
+  const int64_t end = std::clamp<int64_t>(last < 0 ? 0 : last / w.step + 1, begin, w.words);
+  const auto border = [&](int64_t k) {
+    const int64_t place = w.first + k * w.step;
+    const bool low = place >= 0 && place < places, high = BF && place + partner >= 0 && place + partner < places;
+    for (int64_t c = 0; c < ld; c += W) {
+      const int left = (int)std::clamp<int64_t>(n - c, 0, W);
+      const vi v = words_across_k<BF>(low ? row + place * column + c : zeros, high ? row + (place + partner) * column + c : zeros, left);
+      store_n((int32_t*)to + k * ld + c, v, ld - c);
     }
+  };
+  for (int64_t k = 0; k < begin; k++) border(k);
+  const float *from = row + (w.first + begin * w.step) * column, *next = from + partner * column;
+  int32_t* out = (int32_t*)to + begin * ld;
+  for (int64_t k = begin; k < end; k++, from += w.step * column, next += w.step * column, out += ld) {
+    int64_t c = 0;
+    for (; c < full; c += W) store(out + c, words_across_k<BF>(from + c, next + c, W));
+    for (; c < ld; c += W) store_n(out + c, words_across_k<BF>(from + c, next + c, (int)std::max<int64_t>(0, n - c)), ld - c);
   }
+  for (int64_t k = end; k < w.words; k++) border(k);
 }
 
 /**
@@ -364,21 +379,8 @@ void sum_kernel(const KernelGradientArgs& a) {
   const int64_t chunks = ceil_div(vectors, most_vectors), chunk = ceil_div(vectors, chunks);
   const int64_t tiles = ceil_div(a.channels, kChannels[chunk - 1]), tile = ceil_div(a.channels, tiles);
 
-  const auto put_x = [&](const float* row, float* to) {
-    const auto at = [&](int64_t place) { return place < 0 || place >= a.width.input ? nullptr : row + place * a.x_column; };
-    for (int64_t k = 0; k < x_words; k++, to += a.channels) {
-      const int64_t place = together ? k * per_word : k - low;
-      put_pair<BF>(at(place), at(place + a.width.stride), a.channels, to);
-    }
-  };
-  const auto put_g = [&](const float* row, float* to) {
-    const auto at = [&](int64_t place) { return place < 0 || place >= a.width.output ? nullptr : row + place * a.g_column; };
-    for (int64_t k = 0; k < g_words; k++, to += padded) {
-      const int64_t place = together ? k + low - (window - 1) : k * per_word;
-      put_pair<BF>(at(place), at(place + 1), a.features, to);
-      std::fill(to + a.features, to + padded, 0.0f);
-    }
-  };
+  const WordPlaces x_places = together ? WordPlaces{0, per_word, 1, x_words} : WordPlaces{-low, 1, a.width.stride, x_words};
+  const WordPlaces g_places = together ? WordPlaces{low - (window - 1), 1, 1, g_words} : WordPlaces{0, per_word, 1, g_words};
 
   parallel_for(parts, [&](int64_t part, int) {
     float* sum = partial + part * total;
@@ -392,8 +394,12 @@ void sum_kernel(const KernelGradientArgs& a) {
         const int64_t x_first = std::clamp<int64_t>(first * a.height.stride - a.height.low, 0, a.height.input);
         const int64_t x_last = std::clamp<int64_t>((last - 1) * a.height.stride + a.height.window - a.height.low, x_first, a.height.input);
         for (int64_t n = 0; n < images; n++) {
-          for (int64_t i = x_first; i < x_last; i++) put_x(a.x + (image + n) * a.x_batch + i * a.x_row, x + (n * band_rows + i - x_first) * x_row);
-          for (int64_t i = first; i < last; i++) put_g(a.g + (image + n) * a.g_batch + i * a.g_row, g + (n * band + i - first) * g_row);
+          for (int64_t i = x_first; i < x_last; i++)
+            put_words<BF>(x_places, a.x + (image + n) * a.x_batch + i * a.x_row, a.width.input, a.x_column, a.channels, a.channels,
+                          x + (n * band_rows + i - x_first) * x_row);
+          for (int64_t i = first; i < last; i++)
+            put_words<BF>(g_places, a.g + (image + n) * a.g_batch + i * a.g_row, a.width.output, a.g_column, a.features, padded,
+                          g + (n * band + i - first) * g_row);
         }
         // While this band is multiplied, the next one is fetched: first of the input, then of the gradient.
         const int64_t new_rows = images * (last - first), slots = new_rows * a.height.window * shifts * chunks * tiles;
@@ -431,9 +437,10 @@ void sum_kernel(const KernelGradientArgs& a) {
         }
       }
   });
-  parallel_for(taps, [&](int64_t tap, int) {
+  parallel_for(taps * ceil_div(a.channels, W), [&](int64_t task, int) {
+    const int64_t tap = task % taps, first = task / taps * W;
     float* to = a.dw + tap / window * a.w_row + tap % window * a.w_column;
-    for (int64_t c = 0; c < a.channels; c++)
+    for (int64_t c = first; c < std::min(a.channels, first + W); c++)
       for (int64_t f = 0; f < a.features; f += W) {
         vf s = zero();
         for (int64_t part = 0; part < parts; part++) s = s + load(partial + part * total + (tap * a.channels + c) * padded + f);
