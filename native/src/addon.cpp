@@ -249,6 +249,17 @@ napi_value js_upload(const Arguments& arguments) {
   return number(arguments.env, adopt(environment(arguments.env), std::move(block)));
 }
 
+/** write(handle, at, array): the array is copied to byte `at` before this returns. Nothing queued may use the buffer. */
+napi_value js_write(const Arguments& arguments) {
+  const BlockRef block = environment(arguments.env).buffers.get(arguments.number(0));
+  const double at = arguments.number(1);
+  const auto [data, bytes] = arguments.bytes(2);
+  if (!(at >= 0 && at + double(bytes) <= double(block->bytes)))
+    fail("A write of ", bytes, " bytes at ", at >= 0 ? size_t(at) : 0, " into a buffer of ", block->bytes, ".");
+  if (bytes) std::memcpy(static_cast<std::byte*>(block->data) + size_t(at), data, bytes);
+  return nullptr;
+}
+
 /** release(handle): queued work that uses the buffer still finishes. */
 napi_value js_release(const Arguments& arguments) {
   Environment& state = environment(arguments.env);
@@ -506,6 +517,7 @@ void initialise(napi_env env, napi_value exports) {
 
   const std::pair<const char*, napi_callback> functions[] = {
       {"allocate", guarded<js_allocate>},   {"upload", guarded<js_upload>},
+      {"write", guarded<js_write>},
       {"release", guarded<js_release>},     {"download", guarded<js_download>},
       {"sync", guarded<js_sync>},           {"compile", guarded<js_compile>},
       {"run", guarded<js_run>},             {"releaseExecutable", guarded<js_release_executable>},

@@ -45,10 +45,10 @@ function halfTable(): Float32Array {
   return halves;
 }
 
-function f32FromBfloat16(bits: Uint16Array): Float32Array {
-  const wide = new Uint32Array(bits.length);
+function f32FromBfloat16(bits: Uint16Array, into: Float32Array = new Float32Array(bits.length)): Float32Array {
+  const wide = new Uint32Array(into.buffer, into.byteOffset, into.length);
   for (let i = 0; i < bits.length; i++) wide[i] = bits[i]! << 16;
-  return new Float32Array(wide.buffer);
+  return into;
 }
 
 function i32FromInt64(values: BigInt64Array, what: string): Int32Array {
@@ -118,6 +118,16 @@ export function decode(bytes: Uint8Array, stored: StoredDType, dtype: DType, wha
       throw new InputError(`${what}: element ${i} is ${narrow[i]}, which does not fit ${dtype}.`);
   }
   return out;
+}
+
+/** `decode` to f32 into an array that is there. */
+export function decodeInto(into: Float32Array, bytes: Uint8Array, stored: StoredDType, what: string): void {
+  const data = view(bytes, stored);
+  if (stored === "BF16") f32FromBfloat16(data as Uint16Array, into);
+  else if (stored === "F16") {
+    const table = halfTable();
+    for (let i = 0; i < into.length; i++) into[i] = table[(data as Uint16Array)[i]!]!;
+  } else into.set(decode(bytes, stored, "f32", what));
 }
 
 function floats(data: ReturnType<typeof view>, stored: StoredDType): Float32Array | Float64Array | undefined {

@@ -4,7 +4,7 @@ import { InputError } from "../tensor/errors.ts";
 import { fromHost } from "../tensor/ops/creation.ts";
 import { show } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { decode, naturalDType, type StoredDType, storedDTypes } from "./formats.ts";
+import { decode, decodeInto, naturalDType, type StoredDType, storedDTypes } from "./formats.ts";
 
 /** One tensor of a file, not read yet. */
 export interface StoredTensor {
@@ -27,6 +27,8 @@ export interface TensorSource {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
   /** The elements, or a range of them, converted (see `decode`). @throws InputError if there is no such tensor */
   read(name: string, dtype?: DType, range?: ElementRange): Promise<HostArray>;
+  /** The f32 elements from `from` on, as many as `into` holds. */
+  readInto(into: Float32Array, name: string, from: number): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -36,8 +38,13 @@ const LARGEST_HEADER = 100_000_000;
 /** Node reads at most 2^31 - 1 bytes at once. */
 const CHUNK = 2 ** 30;
 
-async function readBytes(handle: FileHandle, path: string, start: number, length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length);
+async function readBytes(
+  handle: FileHandle,
+  path: string,
+  start: number,
+  length: number,
+  bytes: Uint8Array = new Uint8Array(length),
+): Promise<Uint8Array> {
   for (let at = 0; at < length; ) {
     const { bytesRead } = await handle.read(bytes, at, Math.min(CHUNK, length - at), start + at);
     if (bytesRead === 0)
@@ -109,6 +116,8 @@ export class SafetensorsFile implements TensorSource {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
   readonly metadata: Readonly<Record<string, string>>;
   readonly #handle: FileHandle;
+  /** For bytes that `readInto` converts, used again by the next call. */
+  #raw: Uint8Array | undefined;
 
   private constructor(path: string, handle: FileHandle, header: Header) {
     this.path = path;
@@ -152,6 +161,24 @@ export class SafetensorsFile implements TensorSource {
       : [stored.start, stored.end];
     const bytes = await readBytes(this.#handle, this.path, start, end - start);
     return decode(bytes, stored.dtype, dtype ?? naturalDType(stored.dtype), `${this.path}: ${name}`);
+  }
+
+  async readInto(into: Float32Array, name: string, from: number): Promise<void> {
+    const stored = find(this.tensors, name, this.path);
+    const width = storedDTypes[stored.dtype];
+    const start = stored.start + from * width;
+    const length = into.length * width;
+    if (stored.dtype === "F32") {
+      const bytes = new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
+      await readBytes(this.#handle, this.path, start, length, bytes);
+      return;
+    }
+    // Two reads at once must not share it.
+    const raw = this.#raw !== undefined && this.#raw.length >= length ? this.#raw : new Uint8Array(length);
+    this.#raw = undefined;
+    const bytes = await readBytes(this.#handle, this.path, start, length, raw.subarray(0, length));
+    decodeInto(into, bytes, stored.dtype, `${this.path}: ${name}`);
+    this.#raw = raw;
   }
 
   close(): Promise<void> {

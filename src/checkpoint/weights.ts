@@ -32,6 +32,11 @@ class ShardedWeights implements TensorSource {
     return this.#files.get(this.#where[name]!)!.read(name, dtype, range);
   }
 
+  readInto(into: Float32Array, name: string, from: number): Promise<void> {
+    find(this.tensors, name, this.#path);
+    return this.#files.get(this.#where[name]!)!.readInto(into, name, from);
+  }
+
   async close(): Promise<void> {
     for (const file of this.#files.values()) await file.close();
   }

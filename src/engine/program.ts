@@ -104,6 +104,8 @@ export interface Backend {
   readonly programs?: ProgramStore | undefined;
   allocate(bytes: number): BackendBuffer;
   upload(data: HostArray, dtype: DType): BackendBuffer;
+  /** Copies `data` to byte `at` of a buffer that nothing queued uses, before this returns. */
+  write(buffer: BackendBuffer, at: number, data: HostArray): void;
   /** Waits for everything queued before it, then copies out. */
   download(buffer: BackendBuffer, dtype: DType, size: number): Promise<HostArray>;
   compile(program: Program): Executable;

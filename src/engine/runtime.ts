@@ -27,6 +27,9 @@ class BufferStorage implements Storage {
   read(dtype: DType, count: number): Promise<HostArray> {
     return this.#backend.download(this.buffer, dtype, count);
   }
+  write(at: number, data: HostArray): void {
+    this.#backend.write(this.buffer, at, data);
+  }
 }
 
 /** Off in tests that compare: see `LowerOptions`. */

@@ -1,7 +1,7 @@
 import type { TensorSource } from "../checkpoint/safetensors.ts";
 import type { TensorToWrite } from "../checkpoint/write.ts";
 import { InputError } from "../tensor/errors.ts";
-import { fromHost } from "../tensor/ops/creation.ts";
+import { fromParts } from "../tensor/ops/creation.ts";
 import { type Shape, sameShape, show, size } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { trace } from "../tensor/trace.ts";
@@ -62,8 +62,17 @@ function pieces(path: string, shape: Shape, mapped: Mapped): Piece[] {
 /** (rows, columns) -> (columns, rows), both row-major. */
 export function transposed(data: Float32Array, rows: number, columns: number): Float32Array {
   const out = new Float32Array(data.length);
-  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) out[c * rows + r] = data[r * columns + c]!;
+  transpose(data, columns, out, 0, rows);
   return out;
+}
+
+/** Rows of `columns` elements become columns of `into`, from the `first` one on; its rows are `width` long. */
+function transpose(data: Float32Array, columns: number, into: Float32Array, first: number, width: number): void {
+  const rows = data.length / columns;
+  for (let c = 0; c < columns; c++) {
+    const to = c * width + first;
+    for (let r = 0; r < rows; r++) into[to + r] = data[r * columns + c]!;
+  }
 }
 
 function entry(mapping: Mapping, path: string): Mapped {
@@ -97,28 +106,62 @@ export class MappedTensor {
     this.#source = source;
   }
 
-  /** Rows (along the first axis) `from` to `to`, in f32. What is stored transposed is read whole for it. */
-  async rows(from: number, to: number): Promise<Float32Array> {
-    const perRow = size(this.shape.slice(1));
-    const [first, last] = [from * perRow, to * perRow];
-    const data = new Float32Array(last - first);
+  /** The elements from `from` on, row-major, as many as `into` holds. */
+  async read(into: Float32Array, from: number, scratch: Scratch): Promise<void> {
+    const last = from + into.length;
     for (const piece of this.#pieces) {
-      const [begin, end] = [Math.max(first, piece.from), Math.min(last, piece.to)];
+      const [begin, end] = [Math.max(from, piece.from), Math.min(last, piece.to)];
       if (begin >= end) continue;
-      const range = { from: begin - piece.from, to: end - piece.from };
-      if (!this.#transposed) {
-        data.set((await this.#source.read(piece.name, "f32", range)) as Float32Array, begin - first);
-        continue;
-      }
-      const [rows = 1, columns = 1] = piece.shape;
-      const all = transposed((await this.#source.read(piece.name, "f32")) as Float32Array, rows, columns);
-      data.set(all.subarray(range.from, range.to), begin - first);
+      const part = into.subarray(begin - from, end - from);
+      if (this.#transposed)
+        part.set((await this.#turned(piece, scratch)).subarray(begin - piece.from, end - piece.from));
+      else await this.#source.readInto(part, piece.name, begin - piece.from);
     }
-    return data;
   }
 
-  all(): Promise<Float32Array> {
-    return this.rows(0, this.shape[0] ?? 1);
+  /** What is stored transposed is read whole, once for all of its parts. */
+  async #turned(piece: Piece, scratch: Scratch): Promise<Float32Array> {
+    const length = piece.to - piece.from;
+    const turned = scratch.take("turned", length);
+    if (scratch.turned?.piece === piece && scratch.turned.array === turned.buffer) return turned;
+    const [rows = 1, columns = 1] = piece.shape;
+    const atOnce = Math.max(1, Math.floor(PART / columns));
+    for (let r = 0; r < rows; r += atOnce) {
+      const stored = scratch.take("stored", Math.min(atOnce, rows - r) * columns);
+      await this.#source.readInto(stored, piece.name, r * columns);
+      transpose(stored, columns, turned, r, rows);
+    }
+    scratch.turned = { piece, array: turned.buffer };
+    return turned;
+  }
+
+  /** The whole tensor. */
+  load(scratch: Scratch): Promise<Tensor> {
+    const part = scratch.take("part", Math.min(PART, size(this.shape)));
+    return fromParts(this.shape, part, (into, from) => this.read(into, from, scratch));
+  }
+}
+
+/** Elements that are read at a time. */
+const PART = 2 ** 19;
+
+/**
+ * Arrays that are used again from tensor to tensor: those of a whole load would stay in memory for as long as nothing makes
+ * JavaScript collect them. For one reader at a time.
+ */
+export class Scratch {
+  readonly #arrays = new Map<string, Float32Array>();
+  /** Which piece lies in "turned". */
+  turned: { readonly piece: Piece; readonly array: ArrayBufferLike } | undefined;
+
+  /** `length` elements for a purpose, with what the one before left there. */
+  take(purpose: string, length: number): Float32Array {
+    let array = this.#arrays.get(purpose);
+    if (array === undefined || array.length < length) {
+      array = new Float32Array(length);
+      this.#arrays.set(purpose, array);
+    }
+    return array.subarray(0, length);
   }
 }
 
@@ -165,7 +208,8 @@ export function findMapped(
  */
 export async function readMapped<T>(like: T, mapping: Mapping, source: TensorSource, options: LoadOptions): Promise<T> {
   const found = findMapped(like, mapping, source, options);
-  return fill(like, async (tensor) => fromHost("f32", tensor.shape, await found.get(tensor)!.all()));
+  const scratch = new Scratch();
+  return fill(like, (tensor) => found.get(tensor)!.load(scratch));
 }
 
 /** The tree with each tensor as `load` gives it, one after the other. */

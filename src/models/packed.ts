@@ -15,7 +15,6 @@ import {
   releasePackers,
 } from "../nn/quantized.ts";
 import type { DType } from "../tensor/dtype.ts";
-import { fromHost } from "../tensor/ops/creation.ts";
 import { PANEL, packedShape, type WeightFormat } from "../tensor/ops/quantized.ts";
 import type { Shape } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -23,7 +22,7 @@ import { trace } from "../tensor/trace.ts";
 import { dispose } from "../tensor/tree.ts";
 import { GPT, GPTBlock } from "./gpt/model.ts";
 import { Llama, LlamaBlock } from "./llama/model.ts";
-import { fill, type MappedTensor } from "./mapping.ts";
+import { fill, type MappedTensor, Scratch } from "./mapping.ts";
 import type { LanguageModel } from "./model.ts";
 
 /** How weights are kept while a model is read: as loaded, or packed. */
@@ -89,19 +88,24 @@ export async function readPacked(
 ): Promise<LanguageModel> {
   const { model, jobs } = packSkeleton(like, options);
   const packed = new Map<Tensor, Tensor>();
+  const scratch = new Scratch();
   try {
     for (const { weights, into } of jobs) {
       const sources = weights.map((w) => found.get(w)!);
-      const made = await packRows(into.shape, into.format, (from, to) =>
-        Promise.all(sources.map((source) => source.rows(from, to))),
-      );
+      const width = into.shape[1];
+      const made = await packRows(into.shape, into.format, async (from, to) => {
+        const parts: Float32Array[] = [];
+        for (const source of sources) {
+          const part = scratch.take(`part ${parts.length}`, (to - from) * width);
+          await source.read(part, from * width, scratch);
+          parts.push(part);
+        }
+        return parts;
+      });
       packed.set(into.packed, made.packed);
       if (into.scales) packed.set(into.scales, made.scales!);
     }
-    return await fill(model, async (tensor) => {
-      const ready = packed.get(tensor);
-      return ready ?? fromHost("f32", tensor.shape, await found.get(tensor)!.all());
-    });
+    return await fill(model, async (tensor) => packed.get(tensor) ?? (await found.get(tensor)!.load(scratch)));
   } catch (error) {
     dispose([...packed.values()]);
     throw error;

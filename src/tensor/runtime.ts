@@ -10,6 +10,8 @@ export interface Storage {
   readonly bytes: number;
   release(): void;
   read(dtype: DType, size: number): Promise<HostArray>;
+  /** Copies `data` to byte `at`, before this returns; for memory that no computation was given yet. */
+  write(at: number, data: HostArray): void;
 }
 
 export interface CompileOptions {

@@ -141,4 +141,7 @@ class BufferStorage {
   read(...[dtype, count]: Parameters<ReturnType<Runtime["upload"]>["read"]>): Promise<HostArray> {
     return this.#backend.download(this.buffer, dtype, count);
   }
+  write(at: number, data: HostArray): void {
+    this.#backend.write(this.buffer, at, data);
+  }
 }

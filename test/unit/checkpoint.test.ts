@@ -98,6 +98,34 @@ describe("safetensors", () => {
     await expect(readSafetensors(path)).rejects.toThrow(/ids: element 1 is 2147483648, which does not fit 32 bits/);
   });
 
+  test("floats of any width are read into an array that is there, from any element on", async () => {
+    const path = join(root, "into.safetensors");
+    const values = Float32Array.from({ length: 40 }, (_, i) => (i - 20) * 1.37);
+    const wide = tensor(values);
+    const stored = { f32: wide, bf16: wide.to("bf16"), f16: wide.to("f16") };
+    await writeSafetensors(path, new Map(Object.entries(stored).map(([name, t]) => [name, deviceTensor(t)])));
+    const source = await SafetensorsFile.open(path);
+    for (const name of Object.keys(stored)) {
+      const all = (await source.read(name, "f32")) as Float32Array;
+      for (const [from, length] of [
+        [0, 40],
+        [3, 5],
+        [39, 1],
+        [17, 0],
+      ] as const) {
+        const into = new Float32Array(length + 1).fill(7);
+        await source.readInto(into.subarray(0, length), name, from);
+        expect([...into]).toEqual([...all.subarray(from, from + length), 7]);
+      }
+    }
+    // Two at once do not mix.
+    const [a, b] = [new Float32Array(40), new Float32Array(40)];
+    await Promise.all([source.readInto(a, "bf16", 0), source.readInto(b, "f16", 0)]);
+    expect([a, b]).toEqual([await source.read("bf16", "f32"), await source.read("f16", "f32")]);
+    await source.close();
+    dispose(stored);
+  });
+
   test("floats are read as other floats, never as integers", async () => {
     const path = join(root, "floats.safetensors");
     await writeSafetensors(

@@ -1,10 +1,12 @@
-import { beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { loadNativeBackend } from "../../src/engine/backends/native/backend.ts";
 import { ReferenceBackend } from "../../src/engine/backends/reference/backend.ts";
+import type { Backend } from "../../src/engine/program.ts";
 import { useBackend } from "../../src/engine/runtime.ts";
 import { grad } from "../../src/tensor/grad.ts";
 import { jit } from "../../src/tensor/jit.ts";
 import { conv1d, conv2d, convTranspose1d, convTranspose2d } from "../../src/tensor/ops/convolution.ts";
-import { full } from "../../src/tensor/ops/creation.ts";
+import { fromParts, full } from "../../src/tensor/ops/creation.ts";
 import { cummax, cumprod, cumsum } from "../../src/tensor/ops/cumulative.ts";
 import { argmax, argmin, argsort, sort, sortBy, takeAlongAxis, topK } from "../../src/tensor/ops/sort.ts";
 import { avgPool, maxPool } from "../../src/tensor/ops/window.ts";
@@ -45,6 +47,32 @@ test.each(["f32", "bf16", "i32", "bool"] as const)(
     expect(numbers.every((n) => n === 1)).toBe(true);
   },
 );
+
+describe("a tensor read in parts", () => {
+  const native = loadNativeBackend();
+  const backends: Backend[] = "missing" in native ? [new ReferenceBackend()] : [new ReferenceBackend(), native];
+  afterAll(() => void useBackend(new ReferenceBackend()));
+
+  test.each(backends)("holds them one after the other, in $name", async (backend) => {
+    useBackend(backend);
+    const part = new Float32Array(4);
+    const sizes: number[] = [];
+    using x = await fromParts([5, 2], part, async (into, from) => {
+      sizes.push(into.length);
+      for (let i = 0; i < into.length; i++) into[i] = from + i;
+    });
+    expect(sizes).toEqual([4, 4, 2]);
+    expect(await x.numbers()).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    await expect(fromParts([8], part, () => Promise.reject(new Error("torn")))).rejects.toThrow("torn");
+  });
+
+  test.skipIf("missing" in native)("is not written past its end", () => {
+    const backend = native as Backend;
+    const buffer = backend.allocate(8);
+    expect(() => backend.write(buffer, 4, Float32Array.of(1, 2))).toThrow("8 bytes at 4 into a buffer of 8");
+    backend.release(buffer);
+  });
+});
 
 describe("convolution", () => {
   /** Cross-correlation by its definition. x (b, c, h, w), k (o, c / groups, kh, kw). */

@@ -43,6 +43,31 @@ export function fromHost<D extends DType>(dtype: D, shape: Shape, data: HostArra
   return Tensor.concrete(dtype, shape, uploadStorage(data, dtype));
 }
 
+/**
+ * An f32 tensor whose elements come in parts, so that a large one is never in JavaScript's memory. Outside of traces only.
+ * @param part memory for one part; the next one comes when `read` is done with it, so it may be used again for other tensors
+ * @param read fills its argument with the elements from `from` on
+ */
+export async function fromParts(
+  shape: Shape,
+  part: Float32Array,
+  read: (into: Float32Array, from: number) => Promise<void>,
+): Promise<Tensor<"f32">> {
+  const whole = uninitialized(shape);
+  try {
+    const count = size(shape);
+    for (let from = 0; from < count; from += part.length) {
+      const into = part.subarray(0, Math.min(part.length, count - from));
+      await read(into, from);
+      whole.storage("fromParts").write(from * bytesPerElement("f32"), into);
+    }
+    return whole;
+  } catch (error) {
+    whole.dispose();
+    throw error;
+  }
+}
+
 /** From so many elements on, repeating a number is work for the backend: JavaScript would stand still for milliseconds. */
 const LARGE = 1 << 14;
 

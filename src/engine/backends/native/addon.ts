@@ -7,6 +7,8 @@ import { fileURLToPath } from "node:url";
 export interface NativeAddon {
   allocate(bytes: number): number;
   upload(data: ArrayBufferView): number;
+  /** Copies `data` to byte `at`; nothing queued may use the buffer. */
+  write(buffer: number, at: number, data: ArrayBufferView): void;
   release(buffer: number): void;
   /** Fills `into` after everything queued before, and resolves to it. */
   download<A extends ArrayBufferView>(buffer: number, into: A): Promise<A>;

@@ -161,6 +161,10 @@ class Native implements NativeBackend {
     );
   }
 
+  write(buffer: BackendBuffer, at: number, data: HostArray): void {
+    guarded(() => this.#addon.write(handleOf(buffer), at, data));
+  }
+
   async download(buffer: BackendBuffer, dtype: DType, size: number): Promise<HostArray> {
     try {
       return await this.#addon.download(handleOf(buffer), hostArray(dtype, size));

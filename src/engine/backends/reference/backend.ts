@@ -46,6 +46,10 @@ export class ReferenceBackend implements Backend {
     return new ReferenceBuffer(bytesOf(data).slice());
   }
 
+  write(buffer: BackendBuffer, at: number, data: HostArray): void {
+    memoryOf(buffer).set(bytesOf(data), at);
+  }
+
   async download(buffer: BackendBuffer, dtype: DType, size: number): Promise<HostArray> {
     this.#raise();
     return elements(memoryOf(buffer), dtype, size);
