@@ -1,34 +1,59 @@
 import { bytesPerElement, type DType, type HostArray } from "../tensor/dtype.ts";
 import { Graph } from "../tensor/graph.ts";
-import { type Compiled, type CompileOptions, installRuntime, type Runtime, type Storage } from "../tensor/runtime.ts";
-import { size } from "../tensor/shape.ts";
+import {
+  type Compiled,
+  type CompileOptions,
+  type Estate,
+  installRuntime,
+  type Runtime,
+  type Storage,
+} from "../tensor/runtime.ts";
+import { type Shape, size } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { lowerThrough } from "./cache.ts";
 import type { LowerOptions } from "./compile.ts";
 import type { Backend, BackendBuffer, Executable, Program } from "./program.ts";
 
-class BufferStorage implements Storage {
+/** A buffer of a backend as a tensor holds it. */
+export class BufferStorage implements Storage {
   readonly #backend: Backend;
   readonly buffer: BackendBuffer;
-  #released = false;
+  readonly estate: BufferEstate;
 
   constructor(backend: Backend, buffer: BackendBuffer) {
     this.#backend = backend;
     this.buffer = buffer;
+    this.estate = new BufferEstate(backend, buffer);
   }
   get bytes(): number {
     return this.buffer.bytes;
   }
   release(): void {
-    if (this.#released) return;
-    this.#released = true;
-    this.#backend.release(this.buffer);
+    this.estate.release();
   }
   read(dtype: DType, count: number): Promise<HostArray> {
     return this.#backend.download(this.buffer, dtype, count);
   }
   write(at: number, data: HostArray): void {
     this.#backend.write(this.buffer, at, data);
+  }
+}
+
+class BufferEstate implements Estate {
+  owned = false;
+  watched = false;
+  readonly #backend: Backend;
+  readonly #buffer: BackendBuffer;
+  #released = false;
+
+  constructor(backend: Backend, buffer: BackendBuffer) {
+    this.#backend = backend;
+    this.#buffer = buffer;
+  }
+  release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    this.#backend.release(this.#buffer);
   }
 }
 
@@ -86,17 +111,31 @@ export function createRuntime(backend: Backend, options: RuntimeOptions = {}): R
   };
 }
 
+interface Output {
+  readonly dtype: DType;
+  readonly shape: Shape;
+  readonly bytes: number;
+  /** The donated input whose memory it takes over. */
+  readonly from: number | undefined;
+}
+
 class Ready implements Compiled {
   readonly #backend: Backend;
   readonly program: Program;
   readonly #executable: Executable;
   readonly #donated: readonly boolean[];
+  readonly #outputs: readonly Output[];
 
   constructor(backend: Backend, program: Program, executable: Executable, donated: readonly boolean[]) {
     this.#backend = backend;
     this.program = program;
     this.#executable = executable;
     this.#donated = donated;
+    const from = new Map(program.aliases);
+    this.#outputs = program.outputs.map((id, k) => {
+      const { dtype, shape } = program.values[id]!;
+      return { dtype, shape, bytes: Math.max(size(shape), 1) * bytesPerElement(dtype), from: from.get(k) };
+    });
   }
 
   /** Whether it may be kept for good: large constants may not. */
@@ -106,33 +145,23 @@ class Ready implements Compiled {
 
   run(inputs: readonly Tensor[]): Tensor[] {
     const buffers = inputs.map((t) => (t.storage("a compiled function") as BufferStorage).buffer);
-    const aliased = new Map(this.program.aliases);
-    const given = new Map<number, Storage>();
-    inputs.forEach((t, i) => {
-      if (this.#donated[i]) given.set(i, t.donate());
-    });
+    const given = inputs.map((t, i) => (this.#donated[i] ? t.donate() : undefined));
     const outputs: BackendBuffer[] = [];
-    const storages: Storage[] = [];
-    for (let k = 0; k < this.program.outputs.length; k++) {
-      const value = this.program.values[this.program.outputs[k]!]!;
-      const from = aliased.get(k);
-      if (from !== undefined) {
-        storages.push(given.get(from)!);
-        given.delete(from);
-        outputs.push(buffers[from]!);
-      } else {
-        const buffer = this.#backend.allocate(Math.max(size(value.shape), 1) * bytesPerElement(value.dtype));
-        outputs.push(buffer);
-        storages.push(new BufferStorage(this.#backend, buffer));
+    const results = this.#outputs.map(({ dtype, shape, bytes, from }) => {
+      const taken = from === undefined ? undefined : given[from];
+      if (taken) {
+        given[from!] = undefined;
+        outputs.push(buffers[from!]!);
+        return Tensor.concrete(dtype, shape, taken);
       }
-    }
+      const buffer = this.#backend.allocate(bytes);
+      outputs.push(buffer);
+      return Tensor.concrete(dtype, shape, new BufferStorage(this.#backend, buffer));
+    });
     this.#executable.run(buffers, outputs);
     // Donated inputs that became no output are free once the run is over; the backend keeps them until then.
-    for (const storage of given.values()) storage.release();
-    return this.program.outputs.map((id, k) => {
-      const value = this.program.values[id]!;
-      return Tensor.concrete(value.dtype, value.shape, storages[k]!);
-    });
+    for (const storage of given) storage?.release();
+    return results;
   }
 
   release(): void {

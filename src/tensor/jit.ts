@@ -3,7 +3,7 @@ import type { Graph } from "./graph.ts";
 import { type Compiled, type Precision, runtime } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
 import { currentTrace, lift, trace } from "./trace.ts";
-import { signature, tensors, withTensors } from "./tree.ts";
+import { type Pattern, patternOf, signature, tensors, tensorsLike, withTensors } from "./tree.ts";
 
 export interface JitOptions {
   /** Positions of arguments whose tensors the call may consume and reuse for its results. They are dead afterwards. */
@@ -14,6 +14,8 @@ export interface JitOptions {
 }
 
 interface Entry {
+  /** Of the arguments that it was compiled for. */
+  readonly pattern: Pattern;
   readonly compiled: Compiled;
   readonly captured: readonly Tensor[];
   /** Result structure with the positions of its tensors; leaves that are plain values are kept. */
@@ -52,6 +54,8 @@ export function traceCall<A extends readonly unknown[], R>(
  */
 export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, options: JitOptions = {}): Jitted<A, R> {
   const cache = new Map<string, Entry>();
+  // Most calls are like the one before, and the signature of a whole model's tree takes longer to write than a short program to run.
+  let last: Entry | undefined;
   const entryOf = (args: A): Entry => {
     const key = signature(args);
     let entry = cache.get(key);
@@ -63,8 +67,10 @@ export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, optio
   };
   const call = (...args: A): R => {
     if (currentTrace()) return f(...args);
-    const entry = entryOf(args);
-    const outputs = entry.compiled.run([...tensors(args), ...entry.captured]);
+    const same = last && tensorsLike(last.pattern, args);
+    const entry = same ? last! : entryOf(args);
+    last = entry;
+    const outputs = entry.compiled.run([...(same ?? tensors(args)), ...entry.captured]);
     return entry.rebuild(outputs) as R;
   };
   const compile = (args: A): Entry => {
@@ -77,7 +83,7 @@ export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, optio
     });
     for (const t of captured)
       if (t.isTraced) throw new StateError("jit: the function uses a tensor of another trace; pass it as an argument.");
-    return { compiled, captured, rebuild: (outputs) => withTensors(result, outputs) };
+    return { pattern: patternOf(args), compiled, captured, rebuild: (outputs) => withTensors(result, outputs) };
   };
   return Object.defineProperty(
     Object.assign(call, {
@@ -88,6 +94,7 @@ export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, optio
       release() {
         for (const e of cache.values()) e.compiled.release();
         cache.clear();
+        last = undefined;
       },
     }),
     "programs",

@@ -8,10 +8,21 @@ import type { ApplyExtra } from "./trace.ts";
 /** Memory of a backend as a concrete tensor holds it. */
 export interface Storage {
   readonly bytes: number;
+  /** What is left of it when it has been collected without a release. It must not lead back to the storage. */
+  readonly estate: Estate;
   release(): void;
   read(dtype: DType, size: number): Promise<HostArray>;
   /** Copies `data` to byte `at`, before this returns; for memory that no computation was given yet. */
   write(at: number, data: HostArray): void;
+}
+
+export interface Estate {
+  /** Whether a living tensor holds the storage. Kept by the tensors. */
+  owned: boolean;
+  /** Whether the garbage collector tells when the storage has gone. Kept by the tensors. */
+  watched: boolean;
+  /** Frees the memory. Harmless when repeated. */
+  release(): void;
 }
 
 export interface CompileOptions {

@@ -18,7 +18,7 @@ import * as elementwise from "./ops/elementwise.ts";
 import * as indexing from "./ops/indexing.ts";
 import * as reduction from "./ops/reduction.ts";
 import * as structure from "./ops/structure.ts";
-import { runtime, type Storage } from "./runtime.ts";
+import { type Estate, runtime, type Storage } from "./runtime.ts";
 import { type Shape, show, size } from "./shape.ts";
 
 /** Concrete tensors alive now; a test that ends with more than it began with has leaked. */
@@ -27,10 +27,18 @@ export function liveTensors(): number {
   return live;
 }
 
-const unreleased = new FinalizationRegistry<Storage>((storage) => {
-  live--;
-  storage.release();
+/**
+ * Storages are watched, not tensors: those of donated tensors go on in the next ones, and a training step that hands on some hundred of them
+ * leaves the garbage collector nothing to do.
+ */
+const unreleased = new FinalizationRegistry<Estate>((estate) => {
+  if (estate.owned) live--;
+  estate.owned = false;
+  estate.release();
 });
+
+const decoderOf = (dtype: DType): ((x: number) => number) =>
+  dtype === "bf16" ? fromBfloat16 : dtype === "f16" ? fromFloat16 : (x) => x;
 
 export type Operand = Tensor | number;
 export type NestedNumbers = number | boolean | readonly NestedNumbers[];
@@ -53,7 +61,10 @@ export class Tensor<D extends DType = DType> implements Aval {
     this.#value = value;
     if (storage) {
       live++;
-      unreleased.register(this, storage, this);
+      const { estate } = storage;
+      estate.owned = true;
+      if (!estate.watched) unreleased.register(storage, estate, storage);
+      estate.watched = true;
     }
   }
 
@@ -110,10 +121,15 @@ export class Tensor<D extends DType = DType> implements Aval {
     return storage;
   }
   #release(how: string, free: boolean): void {
-    if (!this.#storage) return;
-    unreleased.unregister(this);
+    const storage = this.#storage;
+    if (!storage) return;
     live--;
-    if (free) this.#storage.release();
+    storage.estate.owned = false;
+    if (free) {
+      unreleased.unregister(storage);
+      storage.estate.watched = false;
+      storage.release();
+    }
     this.#storage = undefined;
     this.#gone = how;
   }
@@ -127,14 +143,14 @@ export class Tensor<D extends DType = DType> implements Aval {
   async numbers(): Promise<number[]> {
     const data = await this.data();
     const array: ArrayLike<number> = data;
-    const decode = this.dtype === "bf16" ? fromBfloat16 : this.dtype === "f16" ? fromFloat16 : (x: number) => x;
-    return Array.from(array, decode);
+    return Array.from(array, decoderOf(this.dtype));
   }
 
   /** The one element of a tensor of size 1. */
   async item(): Promise<number> {
     if (this.size !== 1) throw new ShapeError(`item: the tensor has shape ${show(this.shape)}, not one element.`);
-    return (await this.numbers())[0]!;
+    const [first] = await this.storage("item").read(this.dtype, 1);
+    return decoderOf(this.dtype)(first as number);
   }
 
   toString(): string {

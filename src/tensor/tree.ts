@@ -1,4 +1,6 @@
+import type { DType } from "./dtype.ts";
 import { StateError } from "./errors.ts";
+import type { Shape } from "./shape.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
@@ -33,7 +35,14 @@ export function leaves(tree: unknown): Leaf[] {
 
 /** The tensors of a tree. */
 export function tensors(tree: unknown): Tensor[] {
-  return leaves(tree).map((l) => l.tensor);
+  const out: Tensor[] = [];
+  const go = (x: unknown): void => {
+    if (x instanceof Tensor) out.push(x);
+    else if (Array.isArray(x)) for (const item of x) go(item);
+    else if (isBranch(x)) for (const value of Object.values(x)) go(value);
+  };
+  go(tree);
+  return out;
 }
 
 function walk(x: unknown, path: string, visit: (path: string, x: unknown) => void): void {
@@ -62,7 +71,15 @@ export function mapTree<T>(tree: T, f: (tensor: Tensor, path: string) => unknown
 /** The same tree with its tensors replaced in order. */
 export function withTensors<T>(tree: T, replacements: readonly Tensor[]): T {
   let i = 0;
-  const out = mapTree(tree, () => replacements[i++]);
+  const go = (x: unknown): unknown => {
+    if (x instanceof Tensor) return replacements[i++];
+    if (Array.isArray(x)) return x.map(go);
+    if (!isBranch(x)) return x;
+    const copy = Object.create(Object.getPrototypeOf(x)) as Record<string, unknown>;
+    for (const [key, value] of Object.entries(x)) copy[key] = go(value);
+    return copy;
+  };
+  const out = go(tree) as T;
   if (i !== replacements.length)
     throw new StateError(`A tree of ${i} tensors was given ${replacements.length} replacements.`);
   return out;
@@ -118,6 +135,57 @@ export function signature(tree: unknown): string {
   };
   go(tree);
   return parts.join("");
+}
+
+/** All that `signature` tells apart, kept as a tree: holding another tree against it builds no string. */
+export type Pattern =
+  | { readonly kind: "tensor"; readonly dtype: DType; readonly shape: Shape }
+  | { readonly kind: "list"; readonly items: readonly Pattern[] }
+  | {
+      readonly kind: "record";
+      readonly prototype: unknown;
+      readonly keys: readonly string[];
+      readonly items: readonly Pattern[];
+    }
+  | { readonly kind: "value"; readonly value: unknown };
+
+export function patternOf(tree: unknown): Pattern {
+  if (tree instanceof Tensor) return { kind: "tensor", dtype: tree.dtype, shape: tree.shape };
+  if (Array.isArray(tree)) return { kind: "list", items: tree.map(patternOf) };
+  if (!isBranch(tree)) return { kind: "value", value: tree };
+  const items = Object.values(tree).map(patternOf);
+  return { kind: "record", prototype: Object.getPrototypeOf(tree), keys: Object.keys(tree), items };
+}
+
+/** The tensors of a tree like the one that the pattern was made of, or undefined if it is not like it. */
+export function tensorsLike(pattern: Pattern, tree: unknown): Tensor[] | undefined {
+  const out: Tensor[] = [];
+  return gather(pattern, tree, out) ? out : undefined;
+}
+
+function gather(pattern: Pattern, x: unknown, out: Tensor[]): boolean {
+  if (pattern.kind === "tensor") {
+    if (!(x instanceof Tensor) || x.dtype !== pattern.dtype) return false;
+    const { shape } = pattern;
+    if (x.shape !== shape && (x.shape.length !== shape.length || shape.some((n, i) => n !== x.shape[i]))) return false;
+    out.push(x);
+    return true;
+  }
+  if (pattern.kind === "value") return Object.is(x, pattern.value);
+  if (typeof x !== "object" || x === null) return false;
+  const { items } = pattern;
+  if (pattern.kind === "list") {
+    if (!Array.isArray(x) || x.length !== items.length) return false;
+    for (let i = 0; i < items.length; i++) if (!gather(items[i]!, x[i], out)) return false;
+    return true;
+  }
+  const { keys } = pattern;
+  if (Object.getPrototypeOf(x) !== pattern.prototype) return false;
+  const own = Object.keys(x);
+  if (own.length !== keys.length) return false;
+  for (let i = 0; i < keys.length; i++)
+    if (own[i] !== keys[i] || !gather(items[i]!, (x as Record<string, unknown>)[keys[i]!], out)) return false;
+  return true;
 }
 
 const identities = new WeakMap<object, number>();

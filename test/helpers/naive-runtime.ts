@@ -1,4 +1,5 @@
-import type { Backend, BackendBuffer, Instruction, Program, ProgramValue, Storage } from "../../src/engine/program.ts";
+import type { Backend, Instruction, Program, ProgramValue, Storage } from "../../src/engine/program.ts";
+import { BufferStorage } from "../../src/engine/runtime.ts";
 import { bytesPerElement, type HostArray, hostArray, toBfloat16, toFloat16 } from "../../src/tensor/dtype.ts";
 import { inlineCustom } from "../../src/tensor/grad.ts";
 import { type Aval, Graph, type Node, type Value } from "../../src/tensor/graph.ts";
@@ -122,26 +123,5 @@ export class NaiveRuntime implements Runtime {
 
   allocate(bytes: number): BufferStorage {
     return new BufferStorage(this.#backend, this.#backend.allocate(bytes));
-  }
-}
-
-class BufferStorage {
-  readonly buffer: BackendBuffer;
-  readonly #backend: Backend;
-  constructor(backend: Backend, buffer: BackendBuffer) {
-    this.#backend = backend;
-    this.buffer = buffer;
-  }
-  get bytes(): number {
-    return this.buffer.bytes;
-  }
-  release(): void {
-    this.#backend.release(this.buffer);
-  }
-  read(...[dtype, count]: Parameters<ReturnType<Runtime["upload"]>["read"]>): Promise<HostArray> {
-    return this.#backend.download(this.buffer, dtype, count);
-  }
-  write(at: number, data: HostArray): void {
-    this.#backend.write(this.buffer, at, data);
   }
 }

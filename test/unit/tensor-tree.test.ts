@@ -3,7 +3,18 @@ import { ReferenceBackend } from "../../src/engine/backends/reference/backend.ts
 import { useBackend } from "../../src/engine/runtime.ts";
 import { StateError } from "../../src/tensor/errors.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
-import { dispose, leaves, Module, mapTree, signature, tensors, withTensors, zipTree } from "../../src/tensor/tree.ts";
+import {
+  dispose,
+  leaves,
+  Module,
+  mapTree,
+  patternOf,
+  signature,
+  tensors,
+  tensorsLike,
+  withTensors,
+  zipTree,
+} from "../../src/tensor/tree.ts";
 import { checkLeaks } from "../helpers/leaks.ts";
 
 beforeAll(() => {
@@ -92,6 +103,12 @@ describe("signatures", () => {
   const [a, b] = [() => tensor([1, 2]), () => tensor([3, 4])];
   const of = (...trees: unknown[]) => {
     const out = trees.map(signature);
+    // Held against a pattern, trees are alike where their signatures are.
+    for (const one of trees)
+      for (const other of trees)
+        expect(tensorsLike(patternOf(one), other)).toEqual(
+          signature(one) === signature(other) ? tensors(other) : undefined,
+        );
     dispose(trees);
     return out;
   };
