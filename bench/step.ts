@@ -1,7 +1,7 @@
 import { type NativeBackend, useBackend } from "../src/engine/index.ts";
 import type { GPT, GPTConfig } from "../src/models/index.ts";
 import { scalar } from "../src/tensor/ops/creation.ts";
-import { linearCrossEntropy } from "../src/tensor/ops/nn.ts";
+import { linearCrossEntropy } from "../src/tensor/ops/loss.ts";
 import { randomKey } from "../src/tensor/ops/random.ts";
 import type { Precision } from "../src/tensor/runtime.ts";
 import { type Tensor, tensor } from "../src/tensor/tensor.ts";

@@ -4,7 +4,7 @@ import { loadResNet, type ResNet, type ResNetStatistics } from "../../src/models
 import { valueAndGrad } from "../../src/tensor/grad.ts";
 import { jit } from "../../src/tensor/jit.ts";
 import { scalar, zeros } from "../../src/tensor/ops/creation.ts";
-import { crossEntropy } from "../../src/tensor/ops/nn.ts";
+import { crossEntropy } from "../../src/tensor/ops/loss.ts";
 import type { Precision } from "../../src/tensor/runtime.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
 import { leaves } from "../../src/tensor/tree.ts";

@@ -1,6 +1,6 @@
 import type { LanguageModel } from "../models/model.ts";
 import { minimum, where } from "../tensor/ops/elementwise.ts";
-import { linearCrossEntropy } from "../tensor/ops/nn.ts";
+import { linearCrossEntropy } from "../tensor/ops/loss.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Module } from "../tensor/tree.ts";
 import type { Metrics } from "../train/step.ts";

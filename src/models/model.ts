@@ -2,7 +2,7 @@ import type { Cache } from "../nn/cache.ts";
 import type { Context } from "../nn/context.ts";
 import { ShapeError } from "../tensor/errors.ts";
 import { linear } from "../tensor/ops/dot.ts";
-import { crossEntropy, linearCrossEntropy } from "../tensor/ops/nn.ts";
+import { crossEntropy, linearCrossEntropy } from "../tensor/ops/loss.ts";
 import { sameShape, show } from "../tensor/shape.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { scope } from "../tensor/trace.ts";

@@ -1,4 +1,5 @@
-import { type AttentionOptions, packedAttention, rotary } from "../tensor/ops/nn.ts";
+import { type AttentionOptions, packedAttention } from "../tensor/ops/attention.ts";
+import { rotary } from "../tensor/ops/nn.ts";
 import { type Pages, pagedAttention, pageWrite } from "../tensor/ops/paged.ts";
 import { concatenate } from "../tensor/ops/structure.ts";
 import type { Tensor } from "../tensor/tensor.ts";

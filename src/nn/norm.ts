@@ -1,5 +1,5 @@
 import { ones, zeros } from "../tensor/ops/creation.ts";
-import { layerNorm, rmsNorm } from "../tensor/ops/nn.ts";
+import { layerNorm, rmsNorm } from "../tensor/ops/norm.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Module } from "../tensor/tree.ts";
 

@@ -6,7 +6,7 @@ import type { LanguageModel, ModelConfig } from "../models/model.ts";
 import type { StageOf } from "../recipe/index.ts";
 import { type Jitted, jit } from "../tensor/jit.ts";
 import { scalar } from "../tensor/ops/creation.ts";
-import { linearCrossEntropy } from "../tensor/ops/nn.ts";
+import { linearCrossEntropy } from "../tensor/ops/loss.ts";
 import type { Precision } from "../tensor/runtime.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose } from "../tensor/tree.ts";

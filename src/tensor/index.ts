@@ -4,6 +4,7 @@ export { BackendError, DTypeError, HowdahError, InputError, ShapeError, StateErr
 export { checkpoint, customGrad, grad, valueAndGrad, vjp } from "./grad.ts";
 export { type JitOptions, type Jitted, jit } from "./jit.ts";
 export { allOps, findOp, type OpDefinition } from "./op.ts";
+export { type AttentionOptions, attention, packedAttention } from "./ops/attention.ts";
 export * from "./ops/convolution.ts";
 export * from "./ops/creation.ts";
 export * from "./ops/cumulative.ts";
@@ -53,23 +54,9 @@ export {
   xor,
 } from "./ops/elementwise.ts";
 export { gather, moveAxis, oneHot, scatter, take, takeAlongLast } from "./ops/indexing.ts";
-export {
-  type AttentionOptions,
-  attention,
-  crossEntropy,
-  embedding,
-  gelu,
-  layerNorm,
-  linearCrossEntropy,
-  logSoftmax,
-  packedAttention,
-  relu,
-  rmsNorm,
-  rotary,
-  silu,
-  softmax,
-  swiglu,
-} from "./ops/nn.ts";
+export { crossEntropy, linearCrossEntropy } from "./ops/loss.ts";
+export { embedding, gelu, logSoftmax, relu, rotary, silu, softmax, swiglu } from "./ops/nn.ts";
+export { layerNorm, rmsNorm } from "./ops/norm.ts";
 export { adamwUpdate, globalNorm } from "./ops/optimizer.ts";
 export { type Pages, type PageType, type Places, pagedAttention, pageWrite } from "./ops/paged.ts";
 export {

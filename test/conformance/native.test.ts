@@ -7,20 +7,14 @@ import { DTypeError, HowdahError } from "../../src/tensor/errors.ts";
 import { grad } from "../../src/tensor/grad.ts";
 import type { Attributes } from "../../src/tensor/graph.ts";
 import { jit } from "../../src/tensor/jit.ts";
+import { attention } from "../../src/tensor/ops/attention.ts";
 import { batchNorm } from "../../src/tensor/ops/batch-norm.ts";
 import { conv1d, conv2d, convTranspose2d } from "../../src/tensor/ops/convolution.ts";
 import { cumprod, cumsum } from "../../src/tensor/ops/cumulative.ts";
 import { dotGeneral } from "../../src/tensor/ops/dot.ts";
-import {
-  attention,
-  crossEntropy,
-  embedding,
-  gelu,
-  layerNorm,
-  linearCrossEntropy,
-  rmsNorm,
-  softmax,
-} from "../../src/tensor/ops/nn.ts";
+import { crossEntropy, linearCrossEntropy } from "../../src/tensor/ops/loss.ts";
+import { embedding, gelu, softmax } from "../../src/tensor/ops/nn.ts";
+import { layerNorm, rmsNorm } from "../../src/tensor/ops/norm.ts";
 import { argmax, argsort, sort, topK } from "../../src/tensor/ops/sort.ts";
 import { concatenate, pad, reverse } from "../../src/tensor/ops/structure.ts";
 import { avgPool, maxPool } from "../../src/tensor/ops/window.ts";

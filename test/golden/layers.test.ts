@@ -10,7 +10,7 @@ import { resNetMapping } from "../../src/models/resnet/convert.ts";
 import { GRU, LSTM, RecurrentWeights } from "../../src/nn/index.ts";
 import { valueAndGrad } from "../../src/tensor/grad.ts";
 import { jit } from "../../src/tensor/jit.ts";
-import { crossEntropy } from "../../src/tensor/ops/nn.ts";
+import { crossEntropy } from "../../src/tensor/ops/loss.ts";
 import { sliceAxis } from "../../src/tensor/ops/structure.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { dispose, leaves } from "../../src/tensor/tree.ts";

@@ -5,7 +5,7 @@ import { type GPT, gptConfig, initGPT } from "../../src/models/index.ts";
 import { scan } from "../../src/tensor/control.ts";
 import { valueAndGrad } from "../../src/tensor/grad.ts";
 import { jit, traceCall } from "../../src/tensor/jit.ts";
-import { linearCrossEntropy } from "../../src/tensor/ops/nn.ts";
+import { linearCrossEntropy } from "../../src/tensor/ops/loss.ts";
 import { randomKey } from "../../src/tensor/ops/random.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
 import { tensors } from "../../src/tensor/tree.ts";

@@ -12,7 +12,8 @@ import { grad } from "../../src/tensor/grad.ts";
 import { jit } from "../../src/tensor/jit.ts";
 import { linear } from "../../src/tensor/ops/dot.ts";
 import { round } from "../../src/tensor/ops/elementwise.ts";
-import { rmsNorm, swiglu } from "../../src/tensor/ops/nn.ts";
+import { swiglu } from "../../src/tensor/ops/nn.ts";
+import { rmsNorm } from "../../src/tensor/ops/norm.ts";
 import type { PageType } from "../../src/tensor/ops/paged.ts";
 import {
   packedShape,

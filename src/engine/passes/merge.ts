@@ -1,5 +1,6 @@
 import { Graph, type Node, type Value } from "../../tensor/graph.ts";
-import { embeddingGradOp, linearCrossEntropyValueAndGradOp } from "../../tensor/ops/nn.ts";
+import { linearCrossEntropyValueAndGradOp } from "../../tensor/ops/loss.ts";
+import { embeddingGradOp } from "../../tensor/ops/nn.ts";
 import { dropDead } from "./simplify.ts";
 
 /**

@@ -8,7 +8,7 @@ import { InputError, ShapeError } from "../../tensor/errors.ts";
 import { jit } from "../../tensor/jit.ts";
 import { iota, zeros } from "../../tensor/ops/creation.ts";
 import { linear } from "../../tensor/ops/dot.ts";
-import { linearCrossEntropy } from "../../tensor/ops/nn.ts";
+import { linearCrossEntropy } from "../../tensor/ops/loss.ts";
 import { dropout, splitKey } from "../../tensor/ops/random.ts";
 import { concatenate } from "../../tensor/ops/structure.ts";
 import { sameShape, show } from "../../tensor/shape.ts";

@@ -5,9 +5,9 @@ import { type CaseInput, defineOp, type OpCase } from "../op.ts";
 import { show, size } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { apply, apply1 } from "../trace.ts";
+import { attention } from "./attention.ts";
 import { clamp, round, where } from "./elementwise.ts";
 import { scatter, take, takeAlongLast } from "./indexing.ts";
-import { attention } from "./nn.ts";
 import { concatenate, reshape, sliceAxis } from "./structure.ts";
 
 /** How keys and values are stored: i8 has a scale for each head's vector of each token. */

@@ -9,7 +9,8 @@ import { full, iota } from "./creation.ts";
 import { linear } from "./dot.ts";
 import { clamp, floor, round, where } from "./elementwise.ts";
 import { take } from "./indexing.ts";
-import { rmsNorm, silu } from "./nn.ts";
+import { silu } from "./nn.ts";
+import { rmsNorm } from "./norm.ts";
 import { concatenate, expandDims, pad, reshape, sliceAxis, stack, transpose } from "./structure.ts";
 
 /**
