@@ -13,15 +13,22 @@ struct WindowAxis {
   int64_t input = 1, output = 1, window = 1, stride = 1, low = 0, dilation = 1;
 };
 
+/** Numbers in memory, f32 or bf16. */
+struct Numbers {
+  const void* data = nullptr;
+  bool half = false;
+};
+
 /** y[n, i, j, f] = sum over taps and channels of x[n, position(i, tap), ..., c] w[f, c, tap]. Channels of x and y are contiguous. */
 struct DirectConvolutionArgs {
   int64_t batch = 0, channels = 0, features = 0;
   WindowAxis height, width;
-  const float* x = nullptr;
+  Numbers x;
   int64_t x_batch = 0, x_row = 0, x_column = 0;
   const float* w = nullptr;
   int64_t w_feature = 0, w_channel = 0, w_row = 0, w_column = 0;
-  float* y = nullptr;
+  void* y = nullptr;
+  bool y_half = false; // bf16
   int64_t y_batch = 0, y_row = 0, y_column = 0;
   /** Round operands to bf16 and multiply those, where the processor does. */
   bool bf16_compute = false;
@@ -34,9 +41,8 @@ struct DirectConvolutionArgs {
 struct KernelGradientArgs {
   int64_t batch = 0, channels = 0, features = 0;
   WindowAxis height, width;
-  const float* x = nullptr;
+  Numbers x, g;
   int64_t x_batch = 0, x_row = 0, x_column = 0;
-  const float* g = nullptr;
   int64_t g_batch = 0, g_row = 0, g_column = 0;
   float* dw = nullptr;
   int64_t w_feature = 0, w_channel = 0, w_row = 0, w_column = 0;

@@ -210,30 +210,40 @@ struct RmsNormGradArgs {
 // ---------------------------------------------------------------------------------------------------------------------
 // Batch normalisation in training: x is (rows, columns), a column is a channel
 
+/** A matrix in memory, f32 or bf16. */
+struct Matrix {
+  const void* data;
+  bool half; // bf16
+};
+struct MutableMatrix {
+  void* data;
+  bool half;
+};
+
 /** y = (x - mean) / sqrt(variance + epsilon) * scale + bias + residual, not below 0 with `relu`. */
 struct BatchNormArgs {
   int64_t rows, columns;
-  const float* x;
+  Matrix x;
   const float* scale;    // (columns)
   const float* bias;     // (columns)
-  const float* residual; // (rows, columns) or null
+  Matrix residual;       // (rows, columns) or null
   float epsilon;
   bool relu;
-  float* y;        // may be x or the residual
-  float* mean;     // (columns)
-  float* variance; // (columns): the mean of squared distances
+  MutableMatrix y;       // may be x or the residual, of the same type
+  float* mean;           // (columns)
+  float* variance;       // (columns): the mean of squared distances
 };
 
 struct BatchNormGradArgs {
   int64_t rows, columns;
-  const float* dy;
-  const float* x;
+  Matrix dy;
+  Matrix x;
   const float* scale;
   const float* mean;
   const float* variance;
-  const float* y; // the forward result, where it was rectified; else null
+  Matrix y; // the forward result, where it was rectified; else null
   float epsilon;
-  float* dx;        // may be x
+  MutableMatrix dx; // may be x, of the same type
   float* dscale;    // (columns)
   float* dbias;     // (columns)
   float* dresidual; // (rows, columns) or null; may be dy

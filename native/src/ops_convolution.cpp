@@ -380,11 +380,13 @@ std::shared_ptr<const EwPlan> conversion(DType from, DType to, int64_t size) {
 
 /**
  * convolution(x, w) {strides, low, high, lhs_dilation, rhs_dilation, groups, batch_groups, input_spec, kernel_spec, output_spec}, as
- * StableHLO's. bf16 and f16 operands are converted to f32; sums are in f32.
+ * StableHLO's. Sums are in f32. bf16 is read and written as it lies by the kernels of convolution.hpp, but for the weights; what else is not f32 is
+ * converted before or after.
  */
 Kernel make_convolution(Instruction& instruction) {
   const TensorType x = instruction.input(0), w = instruction.input(1), y = instruction.output(0);
-  if (!is_float(x.dtype) || w.dtype != x.dtype || y.dtype != x.dtype) instruction.wrong("it takes floating types only, all the same");
+  for (const TensorType& type : {x, w, y})
+    if (!is_float(type.dtype)) instruction.wrong("it takes floating types only");
   if (x.rank() != w.rank() || x.rank() != y.rank()) instruction.wrong("the ranks differ");
   const Spec xs(instruction, x, "input_spec"), ws(instruction, w, "kernel_spec"), ys(instruction, y, "output_spec");
   const size_t spatial = x.shape.size() - 2;
@@ -464,39 +466,42 @@ Kernel make_convolution(Instruction& instruction) {
   if (direct || gradient) arrange.reset();
   if (arrange) arranged = instruction.reserve(w.size * 4);
 
-  const bool convert = x.dtype != DType::f32;
-  const int64_t x_copy = convert ? instruction.reserve(x.size * 4) : 0, w_copy = convert ? instruction.reserve(w.size * 4) : 0,
-                y_copy = convert ? instruction.reserve(y.size * 4) : 0;
-  const auto x_plan = convert ? conversion(x.dtype, DType::f32, x.size) : nullptr, w_plan = convert ? conversion(x.dtype, DType::f32, w.size) : nullptr,
-             y_plan = convert ? conversion(DType::f32, x.dtype, y.size) : nullptr;
-  return [=](const Call& call) {
-    const void *x_data = call.in[0], *w_data = call.in[1];
-    void* y_data = call.out[0];
-    auto bring = [&](const std::shared_ptr<const EwPlan>& plan, const void* from, void* to) {
-      run_elementwise({plan.get(), &from, &to});
-      return to;
-    };
-    if (convert) {
-      x_data = bring(x_plan, x_data, call.workspace + x_copy);
-      w_data = bring(w_plan, w_data, call.workspace + w_copy);
-      y_data = call.workspace + y_copy;
+  /** A copy in f32, where one is needed. */
+  struct Copy {
+    std::shared_ptr<const EwPlan> plan;
+    int64_t at = 0;
+    void run(const void* from, void* to) const { run_elementwise({plan.get(), &from, &to}); }
+    const void* of(const void* data, const Call& call) const {
+      if (!plan) return data;
+      run(data, call.workspace + at);
+      return call.workspace + at;
     }
+  };
+  const auto copy = [&](const TensorType& type, bool into, bool takes_half) {
+    if (type.dtype == DType::f32 || (takes_half && type.dtype == DType::bf16)) return Copy{};
+    return Copy{into ? conversion(DType::f32, type.dtype, type.size) : conversion(type.dtype, DType::f32, type.size), instruction.reserve(type.size * 4)};
+  };
+  const Copy x_copy = copy(x, false, direct || gradient), w_copy = copy(w, false, gradient.has_value()), y_copy = copy(y, true, direct.has_value());
+  const auto half = [](const TensorType& type, const Copy& c) { return !c.plan && type.dtype == DType::bf16; };
+  return [=, x_half = half(x, x_copy), w_half = half(w, w_copy), y_half = half(y, y_copy)](const Call& call) {
+    const void *x_data = x_copy.of(call.in[0], call), *w_data = w_copy.of(call.in[1], call);
+    void* y_data = y_copy.plan ? call.workspace + y_copy.at : call.out[0];
     if (arrange) {
       arrange->run(w_data, call.workspace + arranged);
       w_data = call.workspace + arranged;
     }
     if (direct) {
       DirectConvolutionArgs args = *direct;
-      args.x = static_cast<const float*>(x_data), args.w = static_cast<const float*>(w_data), args.y = static_cast<float*>(y_data);
+      args.x = {x_data, x_half}, args.w = static_cast<const float*>(w_data), args.y = y_data, args.y_half = y_half;
       direct_convolution(args);
     } else if (gradient) {
       KernelGradientArgs args = *gradient;
-      args.x = static_cast<const float*>(x_data), args.g = static_cast<const float*>(w_data), args.dw = static_cast<float*>(y_data);
+      args.x = {x_data, x_half}, args.g = {w_data, w_half}, args.dw = static_cast<float*>(y_data);
       kernel_gradient(args);
     } else {
       conv.run(static_cast<const float*>(x_data), static_cast<const float*>(w_data), static_cast<float*>(y_data));
     }
-    if (convert) bring(y_plan, y_data, call.out[0]);
+    if (y_copy.plan) y_copy.run(y_data, call.out[0]);
   };
 }
 

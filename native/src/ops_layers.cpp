@@ -4,22 +4,29 @@
 namespace howdah {
 namespace {
 
-void check_counts(const Instruction& instruction, size_t inputs, size_t outputs) {
+/** Also the types: f32, or bf16 for the inputs and outputs named as bits. */
+void check_counts(const Instruction& instruction, size_t inputs, size_t outputs, unsigned half_inputs = 0, unsigned half_outputs = 0) {
   if (instruction.inputs.size() != inputs || instruction.outputs.size() != outputs)
     instruction.wrong("it takes " + std::to_string(inputs) + " inputs and gives " + std::to_string(outputs) + " outputs");
-  for (const auto* list : {&instruction.inputs, &instruction.outputs})
-    for (const TensorType& type : *list)
-      if (type.dtype != DType::f32) instruction.wrong("it takes and gives f32");
+  const auto check = [&](const std::vector<TensorType>& types, unsigned half) {
+    for (size_t i = 0; i < types.size(); i++)
+      if (types[i].dtype != DType::f32 && !(types[i].dtype == DType::bf16 && (half >> i & 1)))
+        instruction.wrong(describe(types[i]) + " should be f32" + (half >> i & 1 ? " or bf16" : ""));
+  };
+  check(instruction.inputs, half_inputs);
+  check(instruction.outputs, half_outputs);
 }
+
+bool is_half(const TensorType& type) { return type.dtype == DType::bf16; }
 
 void check_size(const Instruction& instruction, const TensorType& type, int64_t size) {
   if (type.size != size) instruction.wrong(describe(type) + " should have " + std::to_string(size) + " elements");
 }
 
-/** batch_norm(x (..., C), scale, bias, residual?) {epsilon, relu, residual} -> y, mean (C), variance (C) */
+/** batch_norm(x (..., C), scale, bias, residual?) {epsilon, relu, residual} -> y, mean (C), variance (C); x, residual and y f32 or bf16 */
 Kernel make_batch_norm(Instruction& instruction) {
   const bool residual = instruction.attributes->boolean("residual", false), relu = instruction.attributes->boolean("relu", false);
-  check_counts(instruction, 3u + residual, 3);
+  check_counts(instruction, 3u + residual, 3, 1 | 1 << 3, 1);
   const TensorType& x = instruction.input(0);
   if (x.rank() == 0) instruction.wrong("it needs at least one dimension");
   const int64_t columns = x.shape.back(), rows = columns == 0 ? 0 : x.size / columns;
@@ -28,16 +35,17 @@ Kernel make_batch_norm(Instruction& instruction) {
   check_size(instruction, instruction.output(0), x.size);
   for (size_t i : {1, 2}) check_size(instruction, instruction.output(i), columns);
   const float epsilon = float(instruction.attribute("epsilon").number());
+  const bool x_half = is_half(x), residual_half = residual && is_half(instruction.input(3)), y_half = is_half(instruction.output(0));
   return [=](const Call& call) {
-    batch_norm({rows, columns, call.input<float>(0), call.input<float>(1), call.input<float>(2), residual ? call.input<float>(3) : nullptr, epsilon,
-                relu, call.output<float>(0), call.output<float>(1), call.output<float>(2)});
+    batch_norm({rows, columns, {call.in[0], x_half}, call.input<float>(1), call.input<float>(2), {residual ? call.in[3] : nullptr, residual_half}, epsilon,
+                relu, {call.out[0], y_half}, call.output<float>(1), call.output<float>(2)});
   };
 }
 
-/** batch_norm_grad(dy, x, scale, mean, variance, y if relu) {epsilon, relu, residual} -> dx, dscale, dbias, dresidual if residual */
+/** batch_norm_grad(dy, x, scale, mean, variance, y if relu) {epsilon, relu, residual} -> dx, dscale, dbias, dresidual if residual; dy, x, y and dx f32 or bf16 */
 Kernel make_batch_norm_grad(Instruction& instruction) {
   const bool residual = instruction.attributes->boolean("residual", false), relu = instruction.attributes->boolean("relu", false);
-  check_counts(instruction, 5u + relu, 3u + residual);
+  check_counts(instruction, 5u + relu, 3u + residual, 3 | 1 << 5, 1);
   const TensorType& x = instruction.input(1);
   if (x.rank() == 0) instruction.wrong("it needs at least one dimension");
   const int64_t columns = x.shape.back(), rows = columns == 0 ? 0 : x.size / columns;
@@ -48,9 +56,11 @@ Kernel make_batch_norm_grad(Instruction& instruction) {
   for (size_t i : {1, 2}) check_size(instruction, instruction.output(i), columns);
   if (residual) check_size(instruction, instruction.output(3), x.size);
   const float epsilon = float(instruction.attribute("epsilon").number());
+  const bool dy_half = is_half(instruction.input(0)), x_half = is_half(x), y_half = relu && is_half(instruction.input(5)),
+             dx_half = is_half(instruction.output(0));
   return [=](const Call& call) {
-    batch_norm_grad({rows, columns, call.input<float>(0), call.input<float>(1), call.input<float>(2), call.input<float>(3), call.input<float>(4),
-                     relu ? call.input<float>(5) : nullptr, epsilon, call.output<float>(0), call.output<float>(1), call.output<float>(2),
+    batch_norm_grad({rows, columns, {call.in[0], dy_half}, {call.in[1], x_half}, call.input<float>(2), call.input<float>(3), call.input<float>(4),
+                     {relu ? call.in[5] : nullptr, y_half}, epsilon, {call.out[0], dx_half}, call.output<float>(1), call.output<float>(2),
                      residual ? call.output<float>(3) : nullptr});
   };
 }

@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <utility>
 
 #include "../isa.hpp"
 #include "../pool.hpp"
 #include "gemm_pack.hpp"
 #include "gemm_tile.hpp"
+#include "nn_common.hpp"
 
 namespace howdah::HOWDAH_ISA {
 
@@ -44,8 +46,8 @@ int64_t source_of(const WindowAxis& axis, int64_t padded) {
 }
 
 /** n channels as words: pairs of neighbours when BF. */
-template <bool BF>
-HOWDAH_INLINE void put_channels(const float* from, int64_t n, float* to) {
+template <bool BF, class T>
+HOWDAH_INLINE void put_channels(const T* from, int64_t n, float* to) {
   constexpr int step = W * k_per_word(BF);
   const int64_t count = words((int)n, BF);
   int32_t* out = (int32_t*)to;
@@ -58,8 +60,8 @@ HOWDAH_INLINE void put_channels(const float* from, int64_t n, float* to) {
 }
 
 /** Rows first .. first + rows of the padded input as words: [row][column][word of channels]. */
-template <bool BF>
-void copy_rows(const DirectConvolutionArgs& a, const float* image, int64_t first, int64_t rows, int64_t columns, int64_t depth, float* to) {
+template <bool BF, class T>
+void copy_rows(const DirectConvolutionArgs& a, const T* image, int64_t first, int64_t rows, int64_t columns, int64_t depth, float* to) {
   for (int64_t r = 0; r < rows; r++) {
     const int64_t source = source_of(a.height, first + r);
     float* row = to + r * columns * depth;
@@ -67,7 +69,7 @@ void copy_rows(const DirectConvolutionArgs& a, const float* image, int64_t first
       std::fill_n(row, columns * depth, 0.0f);
       continue;
     }
-    const float* from = image + source * a.x_row;
+    const T* from = image + source * a.x_row;
     const bool whole = a.width.dilation == 1 && a.x_column == a.channels && depth * k_per_word(BF) == a.channels;
     if (whole) {
       const int64_t low = std::clamp<int64_t>(a.width.low, 0, columns), start = std::max<int64_t>(0, -a.width.low);
@@ -87,13 +89,43 @@ void copy_rows(const DirectConvolutionArgs& a, const float* image, int64_t first
 
 // ---- Forward, and the input's gradient ----
 
+/** Where a tile puts its places: `place` numbers apart, f32 or bf16, of each at most so many features. */
+struct Places {
+  void* y;
+  int64_t place, features;
+  bool half;
+};
+
+/** Sums of P places and V vectors of features. */
+template <int P, int V>
+HOWDAH_INLINE void put_places(const vf (&sum)[P][V], const Places& out) {
+  const auto put = [&](auto* y) {
+    if (out.features >= V * W) {
+      HOWDAH_UNROLL for (int i = 0; i < P; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) store_lanes(y + i * out.place + j * W, sum[i][j], Full{});
+    } else {
+      HOWDAH_UNROLL for (int i = 0; i < P; i++)
+          HOWDAH_UNROLL for (int j = 0; j < V; j++)
+              store_lanes(y + i * out.place + j * W, sum[i][j], (int)std::max<int64_t>(0, out.features - j * W));
+    }
+  };
+  if (out.half) put((bf16_t*)out.y);
+  else put((float*)out.y);
+}
+/** Brings what a tile will write into the cache while it multiplies. */
+template <int P, int V>
+HOWDAH_INLINE void fetch_places(const Places& out) {
+  const char* y = (const char*)out.y;
+  const int64_t size = out.half ? 2 : 4, place = out.place * size;
+  HOWDAH_UNROLL for (int i = 0; i < P; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) __builtin_prefetch(y + i * place + j * W * size, 1);
+}
+
 /** P places by V vectors of features: `rows` window rows of `run` words each. Places lie `place` words apart, window rows `x_row`. */
 template <bool BF, int P, int V>
-static __attribute__((noinline)) void places_tile(int64_t rows, int64_t run, const float* x, int64_t place, int64_t x_row, const float* w, float* y,
-                                                  int64_t y_place, int64_t features) {
+static __attribute__((noinline)) void places_tile(int64_t rows, int64_t run, const float* x, int64_t place, int64_t x_row, const float* w,
+                                                  const Places& out) {
   vf sum[P][V];
   HOWDAH_UNROLL for (int i = 0; i < P; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = zero();
-  HOWDAH_UNROLL for (int i = 0; i < P; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) __builtin_prefetch(y + i * y_place + j * W, 1);
+  fetch_places<P, V>(out);
   constexpr int groups = (P + 3) / 4;
   for (int64_t r = 0; r < rows; r++, x += x_row) {
     const float* from[groups];
@@ -108,12 +140,7 @@ static __attribute__((noinline)) void places_tile(int64_t rows, int64_t run, con
       HOWDAH_UNROLL for (int g = 0; g < groups; g++) from[g]++;
     }
   }
-  if (features >= V * W) {
-    HOWDAH_UNROLL for (int i = 0; i < P; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) store(y + i * y_place + j * W, sum[i][j]);
-  } else {
-    HOWDAH_UNROLL for (int i = 0; i < P; i++)
-        HOWDAH_UNROLL for (int j = 0; j < V; j++) store_n(y + i * y_place + j * W, sum[i][j], std::max<int64_t>(0, features - j * W));
-  }
+  put_places(sum, out);
 }
 
 /**
@@ -121,11 +148,10 @@ static __attribute__((noinline)) void places_tile(int64_t rows, int64_t run, con
  * Weights lie as [window column][word of channels].
  */
 template <bool BF, int P, int K>
-static __attribute__((noinline)) void strip_tile(int64_t rows, int64_t depth, const float* x, int64_t x_row, const float* w, float* y, int64_t y_place,
-                                                 int64_t features) {
-  vf sum[P];
-  HOWDAH_UNROLL for (int i = 0; i < P; i++) sum[i] = zero();
-  HOWDAH_UNROLL for (int i = 0; i < P; i++) __builtin_prefetch(y + i * y_place, 1);
+static __attribute__((noinline)) void strip_tile(int64_t rows, int64_t depth, const float* x, int64_t x_row, const float* w, const Places& out) {
+  vf sum[P][1];
+  HOWDAH_UNROLL for (int i = 0; i < P; i++) sum[i][0] = zero();
+  fetch_places<P, 1>(out);
   constexpr int seen = P + K - 1, groups = (seen + 3) / 4;
   for (int64_t r = 0; r < rows; r++, x += x_row, w += K * depth * W) {
     const float* from[groups];
@@ -137,31 +163,27 @@ static __attribute__((noinline)) void strip_tile(int64_t rows, int64_t depth, co
       HOWDAH_UNROLL for (int i = 0; i < seen; i++) {
         const vf xv = splat(from[i / 4][(i % 4) * depth]);
         HOWDAH_UNROLL for (int t = 0; t < K; t++)
-          if (i - t >= 0 && i - t < P) sum[i - t] = multiply_add(xv, wv[t], sum[i - t], std::bool_constant<BF>{});
+          if (i - t >= 0 && i - t < P) sum[i - t][0] = multiply_add(xv, wv[t], sum[i - t][0], std::bool_constant<BF>{});
       }
       HOWDAH_UNROLL for (int g = 0; g < groups; g++) from[g]++;
     }
   }
-  if (features >= W) {
-    HOWDAH_UNROLL for (int i = 0; i < P; i++) store(y + i * y_place, sum[i]);
-  } else {
-    HOWDAH_UNROLL for (int i = 0; i < P; i++) store_n(y + i * y_place, sum[i], features);
-  }
+  put_places(sum, out);
 }
 
-using PlacesTile = void (*)(int64_t, int64_t, const float*, int64_t, int64_t, const float*, float*, int64_t, int64_t);
+using PlacesTile = void (*)(int64_t, int64_t, const float*, int64_t, int64_t, const float*, const Places&);
 template <bool BF, int V>
 constexpr auto places_tiles = []<size_t... I>(std::index_sequence<I...>) {
   return std::array<PlacesTile, sizeof...(I)>{places_tile<BF, (int)I + 1, V>...};
 }(std::make_index_sequence<V == 1 ? kPlaces1 : kPlaces2>{});
 
-using StripTile = void (*)(int64_t, int64_t, const float*, int64_t, const float*, float*, int64_t, int64_t);
+using StripTile = void (*)(int64_t, int64_t, const float*, int64_t, const float*, const Places&);
 template <bool BF>
 constexpr auto strip_tiles = []<size_t... I>(std::index_sequence<I...>) {
   return std::array<StripTile, sizeof...(I)>{strip_tile<BF, (int)I + 1, 3>...};
 }(std::make_index_sequence<kPlaces1>{});
 
-template <bool BF, int V>
+template <bool BF, int V, class T>
 void convolve(const DirectConvolutionArgs& a) {
   constexpr int64_t group = V * W, most = V == 1 ? kPlaces1 : kPlaces2;
   const int64_t depth = words((int)a.channels, BF), groups = ceil_div(a.features, group);
@@ -199,24 +221,24 @@ void convolve(const DirectConvolutionArgs& a) {
     float* x = scratch(1, size_t(rows * columns * depth) * 4);
     // While these rows are multiplied, those that this thread probably copies next are fetched, a few lines with every tile.
     const int64_t next = task + thread_count(), next_row = std::min(a.height.input, next % bands * band * a.height.stride);
-    const char* ahead = (const char*)(a.x + next / bands * a.x_batch + next_row * a.x_row);
-    const int64_t fetched = next < a.batch * bands ? ceil_div((last - first) * a.height.stride * a.x_row * 4, kLine) : 0;
+    const char* ahead = (const char*)((const T*)a.x.data + next / bands * a.x_batch + next_row * a.x_row);
+    const int64_t fetched = next < a.batch * bands ? ceil_div((last - first) * a.height.stride * a.x_row * int64_t(sizeof(T)), kLine) : 0;
     const int64_t lines = ceil_div(fetched, groups * (last - first) * tiles);
-    copy_rows<BF>(a, a.x + image * a.x_batch, first * a.height.stride, rows, columns, depth, x);
+    copy_rows<BF>(a, (const T*)a.x.data + image * a.x_batch, first * a.height.stride, rows, columns, depth, x);
     for (int64_t g = 0; g < groups; g++)
       for (int64_t i = first; i < last; i++) {
         const float* from = x + (i - first) * a.height.stride * columns * depth;
-        float* to = a.y + image * a.y_batch + i * a.y_row + g * group;
+        const int64_t to = image * a.y_batch + i * a.y_row + g * group;
         for (int64_t j = 0; j < a.width.output; j += tile) {
           const int64_t count = std::min(tile, a.width.output - j);
           for (int64_t l = 0; l < lines; l++, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
+          const Places out{(char*)a.y + (to + j * a.y_column) * (a.y_half ? 2 : 4), a.y_column, a.features - g * group, a.y_half};
           if (strip) {
-            strip_tiles<BF>[size_t(count - 1)](a.height.window, depth, from + j * depth, columns * depth, packed + g * kernel, to + j * a.y_column, a.y_column,
-                                               a.features - g * group);
+            strip_tiles<BF>[size_t(count - 1)](a.height.window, depth, from + j * depth, columns * depth, packed + g * kernel, out);
             continue;
           }
           places_tiles<BF, V>[size_t(count - 1)](a.height.window, run, from + j * a.width.stride * depth, a.width.stride * depth, columns * depth,
-                                                 packed + g * kernel, to + j * a.y_column, a.y_column, a.features - g * group);
+                                                 packed + g * kernel, out);
         }
       }
   });
@@ -238,9 +260,9 @@ Phase phase_of(const WindowAxis& whole, int64_t phase) {
 }
 
 /** With zeros between the places of the input (the gradient of a strided convolution), a convolution for each phase, none of which sees the zeros. */
-template <bool BF, int V>
+template <bool BF, int V, class T>
 void convolve_phases(const DirectConvolutionArgs& a) {
-  const int64_t dh = a.height.dilation, dw = a.width.dilation;
+  const int64_t dh = a.height.dilation, dw = a.width.dilation, size = a.y_half ? 2 : 4;
   for (int64_t i = 0; i < dh; i++)
     for (int64_t j = 0; j < dw; j++) {
       const Phase height = phase_of(a.height, i), width = phase_of(a.width, j);
@@ -249,16 +271,16 @@ void convolve_phases(const DirectConvolutionArgs& a) {
       part.height = height.axis, part.width = width.axis;
       part.w += height.tap * a.w_row + width.tap * a.w_column;
       part.w_row *= dh, part.w_column *= dw;
-      part.y += i * a.y_row + j * a.y_column;
+      part.y = (char*)a.y + (i * a.y_row + j * a.y_column) * size;
       part.y_row *= dh, part.y_column *= dw;
       if (height.axis.window > 0 && width.axis.window > 0) {
-        convolve<BF, V>(part);
+        convolve<BF, V, T>(part);
         continue;
       }
       parallel_for(a.batch, [&](int64_t image, int) {
         for (int64_t row = 0; row < height.axis.output; row++)
           for (int64_t column = 0; column < width.axis.output; column++)
-            std::fill_n(part.y + image * part.y_batch + row * part.y_row + column * part.y_column, a.features, 0.0f);
+            std::memset((char*)part.y + (image * part.y_batch + row * part.y_row + column * part.y_column) * size, 0, size_t(a.features * size));
       });
     }
 }
@@ -326,9 +348,9 @@ struct WordPlaces {
 };
 
 /** `to`[word][channel], channels `ld` apart and zeros in between. Of each of the row's places, `column` apart, n channels are taken. */
-template <bool BF>
-void put_words(const WordPlaces& w, const float* row, int64_t places, int64_t column, int64_t n, int64_t ld, float* to) {
-  alignas(64) static const float zeros[W] = {};
+template <bool BF, class T>
+void put_words(const WordPlaces& w, const T* row, int64_t places, int64_t column, int64_t n, int64_t ld, float* to) {
+  alignas(64) static const T zeros[W] = {};
   const int64_t partner = BF ? w.partner : 0, full = n / W * W;
   // Words all of whose places exist.
   const int64_t begin = std::min(w.words, w.first < 0 ? ceil_div(-w.first, w.step) : 0), last = places - 1 - partner - w.first;
@@ -343,7 +365,7 @@ void put_words(const WordPlaces& w, const float* row, int64_t places, int64_t co
     }
   };
   for (int64_t k = 0; k < begin; k++) border(k);
-  const float *from = row + (w.first + begin * w.step) * column, *next = from + partner * column;
+  const T *from = row + (w.first + begin * w.step) * column, *next = from + partner * column;
   int32_t* out = (int32_t*)to + begin * ld;
   for (int64_t k = begin; k < end; k++, from += w.step * column, next += w.step * column, out += ld) {
     int64_t c = 0;
@@ -358,7 +380,7 @@ void put_words(const WordPlaces& w, const float* row, int64_t places, int64_t co
  * places 2 m and 2 m + 1, and the gradient in words that begin at every place: the taps of a window row see the same input beside gradients that are shifted,
  * so a tile takes several taps. With longer strides it is the input whose words begin at every place.
  */
-template <bool BF>
+template <bool BF, class X, class G>
 void sum_kernel(const KernelGradientArgs& a) {
   constexpr int64_t most_vectors = 3, per_word = k_per_word(BF);
   const int64_t groups = ceil_div(a.features, W), padded = groups * W, window = a.width.window, low = a.width.low;
@@ -382,6 +404,8 @@ void sum_kernel(const KernelGradientArgs& a) {
   const WordPlaces x_places = together ? WordPlaces{0, per_word, 1, x_words} : WordPlaces{-low, 1, a.width.stride, x_words};
   const WordPlaces g_places = together ? WordPlaces{low - (window - 1), 1, 1, g_words} : WordPlaces{0, per_word, 1, g_words};
 
+  const X* all_x = (const X*)a.x.data;
+  const G* all_g = (const G*)a.g.data;
   parallel_for(parts, [&](int64_t part, int) {
     float* sum = partial + part * total;
     std::fill_n(sum, total, 0.0f);
@@ -395,18 +419,18 @@ void sum_kernel(const KernelGradientArgs& a) {
         const int64_t x_last = std::clamp<int64_t>((last - 1) * a.height.stride + a.height.window - a.height.low, x_first, a.height.input);
         for (int64_t n = 0; n < images; n++) {
           for (int64_t i = x_first; i < x_last; i++)
-            put_words<BF>(x_places, a.x + (image + n) * a.x_batch + i * a.x_row, a.width.input, a.x_column, a.channels, a.channels,
+            put_words<BF>(x_places, all_x + (image + n) * a.x_batch + i * a.x_row, a.width.input, a.x_column, a.channels, a.channels,
                           x + (n * band_rows + i - x_first) * x_row);
           for (int64_t i = first; i < last; i++)
-            put_words<BF>(g_places, a.g + (image + n) * a.g_batch + i * a.g_row, a.width.output, a.g_column, a.features, padded,
+            put_words<BF>(g_places, all_g + (image + n) * a.g_batch + i * a.g_row, a.width.output, a.g_column, a.features, padded,
                           g + (n * band + i - first) * g_row);
         }
         // While this band is multiplied, the next one is fetched: first of the input, then of the gradient.
         const int64_t new_rows = images * (last - first), slots = new_rows * a.height.window * shifts * chunks * tiles;
-        const char* ahead = (const char*)(a.x + (image + images - 1) * a.x_batch + x_last * a.x_row);
-        const char* x_end = ahead + new_rows * a.height.stride * a.x_row * 4;
-        const char* g_next = (const char*)(a.g + (image + images - 1) * a.g_batch + last * a.g_row);
-        const int64_t lines = ceil_div(ceil_div(new_rows * (a.height.stride * a.x_row + a.g_row) * 4, kLine), slots);
+        const char* ahead = (const char*)(all_x + (image + images - 1) * a.x_batch + x_last * a.x_row);
+        const char* x_end = ahead + new_rows * a.height.stride * a.x_row * int64_t(sizeof(X));
+        const char* g_next = (const char*)(all_g + (image + images - 1) * a.g_batch + last * a.g_row);
+        const int64_t lines = ceil_div(ceil_div(new_rows * (a.height.stride * a.x_row * int64_t(sizeof(X)) + a.g_row * int64_t(sizeof(G))), kLine), slots);
         for (int64_t r = 0; r < a.height.window; r++) {
           // Places whose window has this row of the input.
           const int64_t offset = r - a.height.low, begin = std::max(first, offset < 0 ? ceil_div(-offset, a.height.stride) : 0);
@@ -464,16 +488,27 @@ void choose(bool bf16, int64_t features, F&& body) {
   return body(std::false_type{}, std::integral_constant<int, 1>{});
 }
 
+/** body(of the type that lies in memory) */
+template <class F>
+void with_type(const Numbers& x, F&& body) {
+  if (x.half) body(bf16_t{});
+  else body(0.0f);
+}
+
 void direct_convolution(const DirectConvolutionArgs& a) {
   const bool phases = (a.height.dilation > 1 || a.width.dilation > 1) && a.height.stride == 1 && a.width.stride == 1;
   choose(a.bf16_compute, a.features, [&](auto bf, auto vectors) {
-    if (phases) convolve_phases<bf, vectors>(a);
-    else convolve<bf, vectors>(a);
+    with_type(a.x, [&](auto x) {
+      if (phases) convolve_phases<bf, vectors, decltype(x)>(a);
+      else convolve<bf, vectors, decltype(x)>(a);
+    });
   });
 }
 
 void kernel_gradient(const KernelGradientArgs& a) {
-  choose(a.bf16_compute, a.features, [&](auto bf, auto) { sum_kernel<bf>(a); });
+  choose(a.bf16_compute, a.features, [&](auto bf, auto) {
+    with_type(a.x, [&](auto x) { with_type(a.g, [&](auto g) { sum_kernel<bf, decltype(x), decltype(g)>(a); }); });
+  });
 }
 
 } // namespace

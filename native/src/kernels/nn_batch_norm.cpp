@@ -32,6 +32,17 @@ HOWDAH_INLINE void for_wide_columns(int64_t n, F&& body) {
 }
 #define HOWDAH_EACH_VECTOR HOWDAH_UNROLL for (int v = 0; v < V; v++)
 
+/** Vectors of a matrix. Which type it has is the same for all of a loop, so that asking costs next to nothing. */
+template <class Lanes>
+HOWDAH_INLINE vf get(const Matrix& m, int64_t at, Lanes lanes) {
+  return m.half ? load_lanes((const bf16_t*)m.data + at, lanes) : load_lanes((const float*)m.data + at, lanes);
+}
+template <class Lanes>
+HOWDAH_INLINE void put(const MutableMatrix& m, int64_t at, vf v, Lanes lanes) {
+  if (m.half) store_lanes((bf16_t*)m.data + at, v, lanes);
+  else store_lanes((float*)m.data + at, v, lanes);
+}
+
 } // namespace
 
 void batch_norm(const BatchNormArgs& a) {
@@ -45,11 +56,11 @@ void batch_norm(const BatchNormArgs& a) {
       constexpr int V = vectors;
       vf sum[4][V], mean[V], square[4][V];
       const auto add = [&](int64_t r, int j) {
-        HOWDAH_EACH_VECTOR sum[j][v] = sum[j][v] + load_lanes(a.x + r * n + c + v * W, lanes);
+        HOWDAH_EACH_VECTOR sum[j][v] = sum[j][v] + get(a.x, r * n + c + v * W, lanes);
       };
       const auto add_square = [&](int64_t r, int j) {
         HOWDAH_EACH_VECTOR {
-          const vf d = load_lanes(a.x + r * n + c + v * W, lanes) - mean[v];
+          const vf d = get(a.x, r * n + c + v * W, lanes) - mean[v];
           square[j][v] = fma(d, d, square[j][v]);
         }
       };
@@ -92,10 +103,10 @@ void batch_norm(const BatchNormArgs& a) {
       for (int64_t r = first; r < last; r++)
         HOWDAH_EACH_VECTOR {
           const int64_t at = r * n + c + v * W;
-          vf y = fma(load_lanes(a.x + at, lanes), factor[v], shift[v]);
-          if (a.residual) y = y + load_lanes(a.residual + at, lanes);
+          vf y = fma(get(a.x, at, lanes), factor[v], shift[v]);
+          if (a.residual.data) y = y + get(a.residual, at, lanes);
           if (a.relu) y = max(y, zero());
-          store_lanes(a.y + at, y, lanes);
+          put(a.y, at, y, lanes);
         }
     });
   });
@@ -110,8 +121,8 @@ void batch_norm_grad(const BatchNormGradArgs& a) {
   });
   // What reaches the sum before the rectifier.
   const auto gradient = [&](int64_t at, auto lanes) {
-    const vf g = load_lanes(a.dy + at, lanes);
-    return a.y ? select(gt(load_lanes(a.y + at, lanes), zero()), g, zero()) : g;
+    const vf g = get(a.dy, at, lanes);
+    return a.y.data ? select(gt(get(a.y, at, lanes), zero()), g, zero()) : g;
   };
   parallel_for(blocks, [&](int64_t b, int) {
     const int64_t first = b * block, last = std::min(a.rows, first + block);
@@ -126,7 +137,7 @@ void batch_norm_grad(const BatchNormGradArgs& a) {
           const vf g = gradient(at, lanes);
           if (a.dresidual) store_lanes(a.dresidual + at, g, lanes);
           sum[j][v] = sum[j][v] + g;
-          product[j][v] = fma(g, load_lanes(a.x + at, lanes) - center[v], product[j][v]);
+          product[j][v] = fma(g, get(a.x, at, lanes) - center[v], product[j][v]);
         }
       };
       int64_t r = first;
@@ -168,7 +179,7 @@ void batch_norm_grad(const BatchNormGradArgs& a) {
         HOWDAH_EACH_VECTOR {
           const int64_t at = r * n + c + v * W;
           const vf g = a.dresidual ? load_lanes(a.dresidual + at, lanes) : gradient(at, lanes);
-          store_lanes(a.dx + at, fma(g, factor[v], shift[v] - load_lanes(a.x + at, lanes) * slope[v]), lanes);
+          put(a.dx, at, fma(g, factor[v], shift[v] - get(a.x, at, lanes) * slope[v]), lanes);
         }
     });
   });

@@ -1,5 +1,6 @@
 import { Graph, type Node, type Value } from "../../tensor/graph.ts";
 import { findOp } from "../../tensor/op.ts";
+import type { ConvolutionDimensions } from "../../tensor/ops/convolution.ts";
 import { size } from "../../tensor/shape.ts";
 import { dropDead } from "./simplify.ts";
 
@@ -20,7 +21,10 @@ interface Use {
 type Reason =
   /** Whoever reads it rounds it to bf16 before anything else: the same bits. */
   | "rounded"
-  /** What a linear layer gives, or attention, held for the backward pass: everybody reads the rounded value, as under PyTorch's autocast. */
+  /**
+   * What a linear layer, a convolution, a batch norm or attention gives, held for the backward pass: everybody reads the rounded value, as under PyTorch's
+   * autocast.
+   */
   | "held"
   /** A weight's gradient that goes into its norm and the optimizer and nowhere else; sums over parts of a batch stay in f32. */
   | "gradient";
@@ -33,7 +37,7 @@ export interface NarrowOptions {
 
 /**
  * Where products are in bf16, values that products alone read are kept as bf16: half the memory and traffic, the same bits. So are, at the
- * price of one rounding (a relative error of 2^-9 per element at most), what linear layers and attention hand to the backward pass.
+ * price of one rounding (a relative error of 2^-9 per element at most), what linear layers, convolutions, batch norms and attention hand to the backward pass.
  * Whoever makes such a value writes it as bf16 if its kernel can; else a conversion follows, which fusion takes into the maker.
  */
 export function narrowToBfloat16(graph: Graph, options: NarrowOptions): Graph {
@@ -47,7 +51,11 @@ export function narrowToBfloat16(graph: Graph, options: NarrowOptions): Graph {
       if (v.dtype !== "f32" || size(v.shape) < LEAST_ELEMENTS || results.has(v)) continue;
       const all = uses.get(v) ?? [];
       if (all.length === 0) continue;
-      if (all.every((use) => rounds(use) || foldsBeside(use, v)) && all.some(rounds) && narrowable(v)) {
+      if (
+        all.every((use) => rounds(use) || readsSign(use) || foldsBeside(use, v)) &&
+        all.some(rounds) &&
+        narrowable(v)
+      ) {
         reasons.set(v, "rounded");
         continue;
       }
@@ -89,7 +97,7 @@ function countProducts(graph: Graph): Map<Node, number> {
   let count = 0;
   for (const n of graph.nodes) {
     before.set(n, count);
-    if (n.op.name === "dot_general") count++;
+    if (n.op.name === "dot_general" || n.op.name === "convolution") count++;
   }
   return before;
 }
@@ -116,7 +124,35 @@ function manyQueries(node: Node): boolean {
 function rounds(use: Use): boolean {
   const { node, input } = use;
   if (node.op.name === "dot_general") return input < 2 && node.inputs[0]!.dtype === "f32";
+  if (node.op.name === "convolution") return slidesOverRows(node);
   return roundsHeads(use);
+}
+
+/** A convolution in two dimensions with channels last, or the gradient of its kernel (the images are what is summed): its kernels read bf16 as it lies. */
+function slidesOverRows({ attributes, inputs }: Node): boolean {
+  const { input_spec, groups, batch_groups } = attributes as unknown as ConvolutionDimensions;
+  return (
+    input_spec.length === 4 &&
+    (input_spec[1] === 3 || input_spec[0] === 3) &&
+    groups === 1 &&
+    batch_groups === 1 &&
+    inputs.every((x) => x.dtype === "f32")
+  );
+}
+
+/** The gradient of a rectified batch norm asks of its result only where it is positive: rounding changes no answer. */
+function readsSign({ node, input }: Use): boolean {
+  return node.op.name === "batch_norm_grad" && input === 5;
+}
+
+/** Inputs of a batch norm and of its gradient that may be bf16, the gradient of the result aside. */
+function isNormalised(use: Use): boolean {
+  const { node, input } = use;
+  return (
+    (node.op.name === "batch_norm" && (input === 0 || input === 3)) ||
+    (node.op.name === "batch_norm_grad" && input === 1) ||
+    readsSign(use)
+  );
 }
 
 /** A sum beside the products, such as a bias's gradient: the region that makes the value folds it from its registers, before any rounding. */
@@ -136,6 +172,9 @@ function writesBfloat16(v: Value): boolean {
   if (op.name === "attention") return outputs[0] === v && manyQueries(v.node!);
   if (op.name === "dot_general") return inputs.every((x) => x.dtype === "f32");
   if (op.name === "embedding_grad") return inputs.length > 2;
+  if (op.name === "convolution")
+    return slidesOverRows(v.node!) && (v.node!.attributes.input_spec as readonly number[])[1] === 3;
+  if (op.name === "batch_norm" || op.name === "batch_norm_grad") return outputs[0] === v;
   return (op.name === "layer_norm" || op.name === "rms_norm") && outputs[0] === v;
 }
 
@@ -162,6 +201,8 @@ function heldBetween(v: Value, all: readonly Use[]): boolean {
         (use) => rounds(use) || (use.node.op.name === "attention_grad" && use.input === 1 + operandsOf(use.node)),
       )
     );
+  if (v.node!.op.name === "convolution" || v.node!.op.name === "batch_norm")
+    return writesBfloat16(v) && all.every((use) => rounds(use) || isNormalised(use));
   if (!isLinear(v)) return false;
   return all.every(
     (use) =>
@@ -222,7 +263,8 @@ function rewrite(graph: Graph, reasons: ReadonlyMap<Value, Reason>): Graph {
       const root = viewed(v);
       const use = { node, input };
       const takes =
-        reasons.has(root) && (rounds(use) || carriesHeads(use) || isAttended(use) || takesGradient(use) || isBase(use));
+        reasons.has(root) &&
+        (rounds(use) || carriesHeads(use) || isAttended(use) || isNormalised(use) || takesGradient(use) || isBase(use));
       return takes ? asNarrow(v) : asWide(v, node);
     });
     const direct = node.outputs.map((v) => reasons.has(v) && !node.op.elementwise && writesBfloat16(v));
