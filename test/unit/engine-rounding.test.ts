@@ -10,7 +10,7 @@ import {
 } from "../../src/models/index.ts";
 import { valueAndGrad } from "../../src/tensor/grad.ts";
 import { jit } from "../../src/tensor/jit.ts";
-import { crossEntropy } from "../../src/tensor/ops/nn.ts";
+import { crossEntropy } from "../../src/tensor/ops/loss.ts";
 import { normal, randomKey } from "../../src/tensor/ops/random.ts";
 import type { Precision } from "../../src/tensor/runtime.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
