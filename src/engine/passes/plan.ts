@@ -65,11 +65,16 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     const { inPlace = [] } = node.op;
     const pairs = typeof inPlace === "function" ? inPlace(node.inputs.length, node.attributes) : inPlace;
     const taken = new Set<Block>();
+    // An optimizer's step has hundreds of outputs and as many operands to write over: each is looked up, not looked for.
+    const operandsFor = new Map<number, number[]>();
+    for (const [output, input] of pairs) operandsFor.set(output, [...(operandsFor.get(output) ?? []), input]);
+    const uses = new Map<Value, number>();
+    if (pairs.length > 0) for (const v of node.inputs.map(viewRoot)) uses.set(v, (uses.get(v) ?? 0) + 1);
     node.outputs.forEach((v, k) => {
       const last = lastUse.get(v) ?? at;
       const mine: Block = { bytes: bytes(v), first: at, last, storage: undefined };
-      for (const [o, i] of pairs) {
-        if (o !== k || i >= node.inputs.length) continue;
+      for (const i of operandsFor.get(k) ?? []) {
+        if (i >= node.inputs.length) continue;
         const operand = node.inputs[i]!;
         const block = blockOf(operand);
         if (
@@ -79,7 +84,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
           size(operand.shape) !== size(v.shape)
         )
           continue;
-        if (!mayOverwrite(node, i, operand, block, at)) continue;
+        if (!mayOverwrite(node, i, operand, block, at, uses)) continue;
         taken.add(block);
         block.last = Math.max(block.last, last);
         blocks.set(v, block);
@@ -89,11 +94,19 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     });
   });
 
-  function mayOverwrite(node: Node, i: number, operand: Value, block: Block, at: number): boolean {
+  /** @param uses how often the node reads each value, views of it included */
+  function mayOverwrite(
+    node: Node,
+    i: number,
+    operand: Value,
+    block: Block,
+    at: number,
+    uses: ReadonlyMap<Value, number>,
+  ): boolean {
     const root = viewRoot(operand);
     // Nobody may read the old value afterwards, nor elsewhere in this node.
     if ((lastUse.get(root) ?? at) > at) return false;
-    if (node.inputs.some((v, k) => k !== i && viewRoot(v) === root)) return false;
+    if (uses.get(root)! > 1) return false;
     if (node.op.name === "fused_elementwise") {
       const strides = (node.attributes.strides as readonly (readonly number[])[])[i]!;
       const shape = node.attributes.shape as readonly number[];
