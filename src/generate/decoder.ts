@@ -406,13 +406,17 @@ export class Decoder {
       }
       for (const [i, held] of sequences.entries()) held.ids.push(replies[i]!.history.at(-1)!);
       this.#last = { step, next: undefined };
+      // Asked for before the next step is queued: what is read comes after all that was queued before it.
+      const chosen = this.#replies.read(step);
+      // Until it is awaited below.
+      chosen.catch(() => undefined);
       const room = (held: Held) =>
         held.ids.length < capacity && (held.ids.length < held.pages.length * PAGE || held.promised > 0);
       if (sequences.every(room)) {
         for (const held of sequences) this.#grow(held, held.ids.length + 1, pool);
         this.#last.next = this.#queue(model, replies, rows, capacity, step);
       }
-      return await this.#replies.read(step);
+      return await chosen;
     } catch (error) {
       // What the cache holds is not known any more.
       this.release();
