@@ -59,8 +59,8 @@ export const gemm = defineCommand({
       shapes.flatMap(([name, m, n, k, layouts]) =>
         layouts.map((layout): Work => {
           const flops = 2 * m * n * k;
-          // A step long enough to read off a clock: about 2 ms at 300 GFLOP/s.
-          const repeat = Math.min(Math.max(Math.round(6e8 / flops), 1), 500);
+          // A step long enough that what starts it does not count: about 15 ms at 300 GFLOP/s, less for the smallest.
+          const repeat = Math.min(Math.max(Math.round(4.5e9 / flops), 1), 500);
           const parameters: GemmParameters = { dtype, layout, m, n, k, repeat };
           return {
             name: `${dtype} ${layout} ${name}`,
