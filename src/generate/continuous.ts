@@ -215,7 +215,9 @@ export class ContinuousBatch {
     const count = work.reduce((n, { ids }) => n + ids.length, 0);
     const left = prompts.reduce((n, { history, read }) => n + history.length - read, 0);
     if (left === 0) return work;
-    const largest = this.#decoder.sizes.at(-1)!;
+    // Beside replies a step stays shorter: their readers wait for it between two tokens, and prompts lose little by it.
+    const { sizes } = this.#decoder;
+    const largest = sizes.at(replies.length > 0 ? -2 : -1) ?? sizes[0]!;
     let room = Math.max(this.#decoder.sizeFor(Math.min(count + left, largest)) - count, 1);
     const oldest = prompts.reduce((a, b) => (a.arrival < b.arrival ? a : b));
     const others = prompts.filter((one) => one !== oldest);
