@@ -81,8 +81,8 @@ def with_tokenizers(p):
         bert._tokenizer.encode_special_tokens = True
         tokenizer = bert._tokenizer
     elif p["pattern"].endswith(".json"):
+        # Special tokens in a text are found, on our side as well.
         tokenizer = Tokenizer.from_file(p["pattern"])
-        tokenizer.encode_special_tokens = True
     else:
         tokens, merges = gpt2()
         tokenizer = byte_level(models.BPE({t: i for i, t in enumerate(tokens)}, merges), p["expression"])

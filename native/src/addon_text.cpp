@@ -245,13 +245,13 @@ napi_value js_bpe_create(const Call& call) {
 
 /**
  * piecesCreate(settings, text, ends, ids, scores, merges, bytes, map) -> model. The settings are kind, shape, unknown (-1: none), fuse, single,
- * splitAtSpace, dummyPrefix, removeExtra, mostCharacters, unknownScore, tokens, firsts; the rest is as in PieceParts.
+ * splitAtSpace, dummyPrefix, removeExtra, mostCharacters, unknownScore, tokens, firsts, words, stripLeft, stripRight, spaces; the rest is as in PieceParts.
  */
 napi_value js_pieces_create(const Call& call) {
   const auto [settings, count] = call.array<double>(0);
-  if (count != 12) fail("There are ", count, " settings, not 12.");
+  if (count != 16) fail("There are ", count, " settings, not 16.");
   PieceParts parts{};
-  if (!(settings[0] >= 0 && settings[0] <= 2 && settings[1] >= 0 && settings[1] <= 2)) fail("There is no such kind of model.");
+  if (!(settings[0] >= 0 && settings[0] <= 2 && settings[1] >= 0 && settings[1] <= 3 && settings[15] >= 0 && settings[15] <= 2)) fail("There is no such kind of model.");
   parts.kind = PieceKind(int(settings[0]));
   parts.shape = Shape(int(settings[1]));
   parts.unknown = settings[2] < 0 ? kNone : uint32_t(settings[2]);
@@ -264,6 +264,10 @@ napi_value js_pieces_create(const Call& call) {
   parts.unknown_score = settings[9];
   parts.tokens = uint32_t(settings[10]);
   parts.firsts = size_t(settings[11]);
+  parts.words = settings[12] != 0;
+  parts.strip_left = settings[13] != 0;
+  parts.strip_right = settings[14] != 0;
+  parts.spaces = Spaces(int(settings[15]));
   const auto [text, size] = call.array<uint8_t>(1);
   const auto [ends, strings] = call.ends(2, size);
   const auto [ids, id_count] = call.array<uint32_t>(3);

@@ -84,6 +84,10 @@ PieceModel::PieceModel(const PieceParts& parts)
       split_at_space(parts.split_at_space),
       dummy_prefix(parts.dummy_prefix),
       remove_extra(parts.remove_extra),
+      words(parts.words),
+      strip_left(parts.strip_left),
+      strip_right(parts.strip_right),
+      spaces(parts.spaces),
       most_characters(parts.most_characters),
       unknown_score(parts.unknown_score),
       tokens(parts.tokens),
@@ -138,19 +142,12 @@ PieceModel::PieceModel(const PieceParts& parts)
 
   const uint8_t* const map = parts.map;
   if (shape == Shape::sentencepiece && parts.map_size) {
-    uint32_t size = 0;
-    if (parts.map_size >= 4) std::memcpy(&size, map, 4);
-    if (parts.map_size < 4 || size % 4 || 4 + size_t(size) > parts.map_size) fail("The character map is cut short.");
-    units.resize(size / 4);
-    std::memcpy(units.data(), map + 4, size);
-    replacements.assign(map + 4 + size, map + parts.map_size);
-    replacements.push_back(0);
-    if (!units.empty()) {
-      for (uint32_t b = 1; b < 256; b++) {
-        const uint32_t at = offset_of(units[0]) ^ b;
-        begins_key[b] = at < units.size() && (units[at] & 0x800000ffu) == b;
-      }
-    }
+    read_map(map, parts.map_size);
+  } else if (shape == Shape::graphemes) {
+    constexpr size_t points = 0x110000;
+    if (parts.map_size < points) fail("The table of graphemes is cut short.");
+    flags.assign(map, map + points);
+    if (parts.map_size > points) read_map(map + points, parts.map_size - points);
   } else if (shape == Shape::bert) {
     constexpr size_t points = 0x110000;
     if (parts.map_size < points) fail("BERT's table of characters is cut short.");
@@ -169,6 +166,21 @@ PieceModel::PieceModel(const PieceParts& parts)
 }
 
 PieceModel::~PieceModel() = default;
+
+void PieceModel::read_map(const uint8_t* map, size_t map_size) {
+  uint32_t size = 0;
+  if (map_size >= 4) std::memcpy(&size, map, 4);
+  if (map_size < 4 || size % 4 || 4 + size_t(size) > map_size) fail("The character map is cut short.");
+  units.resize(size / 4);
+  std::memcpy(units.data(), map + 4, size);
+  replacements.assign(map + 4 + size, map + map_size);
+  replacements.push_back(0);
+  if (units.empty()) return;
+  for (uint32_t b = 1; b < 256; b++) {
+    const uint32_t at = offset_of(units[0]) ^ b;
+    begins_key[b] = at < units.size() && (units[at] & 0x800000ffu) == b;
+  }
+}
 
 void PieceModel::add_bigram(uint32_t left, uint32_t right) {
   const uint64_t h = (uint64_t(left) << 21 | right) * 0x9e3779b97f4a7c15ull >> bigram_shift;
@@ -284,6 +296,196 @@ void PieceModel::encode_bert(const uint8_t* p, const uint8_t* end, Scratch& scra
     }
   }
   flush();
+}
+
+const uint8_t* PieceModel::shortest_key(const uint8_t* p, const uint8_t* end) const {
+  if (!begins_key[*p]) return nullptr;
+  uint32_t at = offset_of(units[0]);
+  for (; p < end && *p; p++) {
+    at ^= *p;
+    if (at >= units.size() || (units[at] & 0x800000ffu) != *p) return nullptr;
+    const uint32_t unit = units[at];
+    at ^= offset_of(unit);
+    if (!(unit >> 8 & 1) || at >= units.size()) continue;
+    const uint32_t value = units[at] & 0x7fffffffu;
+    return value < replacements.size() ? replacements.data() + value : nullptr;
+  }
+  return nullptr;
+}
+
+namespace {
+
+/** A code point's part in the rules for graphemes (Unicode standard, annex 29); the numbers are those of src/tokenizers/graphemes.ts. */
+enum Part : uint8_t {
+  kOther, kExtend, kZwj, kSpacing, kPrepend, kControl, kCr, kLf, kL, kV, kT, kLv, kLvt, kRegional, kPictographic, kConsonant, kLinker, kExtendOther
+};
+/** Beside the part: white space. */
+constexpr uint8_t kWhite = 0x80;
+
+constexpr uint32_t bit(Part part) { return 1u << part; }
+constexpr uint32_t kBreaks = bit(kControl) | bit(kCr) | bit(kLf);
+constexpr uint32_t kJoins = bit(kExtend) | bit(kZwj) | bit(kSpacing) | bit(kLinker) | bit(kExtendOther);
+
+/** The parts that a grapheme which so far is one character of this part goes on with. */
+constexpr uint32_t continued_by(uint8_t part) {
+  switch (part) {
+    case kControl: case kLf: return 0;
+    case kCr: return bit(kLf);
+    case kPrepend: return ~kBreaks;
+    case kL: return kJoins | bit(kL) | bit(kV) | bit(kLv) | bit(kLvt);
+    case kLv: case kV: return kJoins | bit(kV) | bit(kT);
+    case kLvt: case kT: return kJoins | bit(kT);
+    case kRegional: return kJoins | bit(kRegional);
+    default: return kJoins;
+  }
+}
+
+/** Where the grapheme that begins at `p` ends. */
+const uint8_t* end_of_grapheme(const uint8_t* p, const uint8_t* end, const uint8_t* parts) {
+  const auto part_at = [&](const uint8_t*& q) { return uint8_t(parts[next_point(q)] & ~kWhite); };
+  uint8_t left = part_at(p);
+  // What came so far: a consonant, and a linker after it; a pictograph, and a joiner after it; regional indicators.
+  int conjunct = left == kConsonant, picture = left == kPictographic, flags = left == kRegional;
+  while (p < end) {
+    const uint8_t* q = p;
+    const uint8_t right = part_at(q);
+    const bool joins = continued_by(left) >> right & 1;
+    if (right == kRegional && left == kRegional) {
+      if (flags % 2 == 0) break;
+    } else if (!joins && !(right == kConsonant && conjunct == 2) && !(right == kPictographic && picture == 2)) {
+      break;
+    }
+    flags = right == kRegional ? flags + 1 : 0;
+    if (right == kConsonant) conjunct = 1;
+    else if (right == kLinker && conjunct > 0) conjunct = 2;
+    else if (right != kExtend && right != kZwj) conjunct = 0;
+    if (right == kPictographic) picture = 1;
+    else if (right == kZwj && picture == 1) picture = 2;
+    else if (!(picture == 1 && (right == kExtend || right == kLinker || right == kExtendOther))) picture = 0;
+    left = right;
+    p = q;
+  }
+  return p;
+}
+
+}  // namespace
+
+/**
+ * As `tokenizers`' Precompiled: a grapheme of under 6 bytes becomes what the shortest key that it begins with becomes, and the whole of it
+ * goes; others go character by character.
+ */
+void PieceModel::map_graphemes(const uint8_t* p, const uint8_t* end, std::vector<uint8_t>& out) const {
+  out.clear();
+  const uint8_t* kept = p;
+  const auto replace = [&](const uint8_t* from, const uint8_t* to, const uint8_t* text) {
+    out.insert(out.end(), kept, from);
+    out.insert(out.end(), text, text + std::strlen(reinterpret_cast<const char*>(text)));
+    kept = to;
+  };
+  while (p < end) {
+    // Visible ASCII before visible ASCII stands alone.
+    if (*p >= ' ' && *p < 0x7f && !begins_key[*p] && (p + 1 == end || p[1] < 0x80)) {
+      p++;
+      continue;
+    }
+    const uint8_t* q = p;
+    const uint32_t continues = continued_by(flags[next_point(q)] & ~kWhite);
+    bool single = true;
+    if (q < end && continues) {
+      const uint8_t* r = q;
+      single = !(continues >> (flags[next_point(r)] & ~kWhite) & 1);
+    }
+    if (!single) {
+      const uint8_t* const stop = end_of_grapheme(p, end, flags.data());
+      if (stop - p < 6) {
+        if (const uint8_t* const text = shortest_key(p, stop)) {
+          replace(p, stop, text);
+          p = stop;
+          continue;
+        }
+      }
+      while (p < stop) {
+        const uint8_t* const next = p + width_of(*p);
+        if (const uint8_t* const text = shortest_key(p, next)) replace(p, next, text);
+        p = next;
+      }
+      continue;
+    }
+    if (const uint8_t* const text = shortest_key(p, q)) replace(p, q, text);
+    p = q;
+  }
+  out.insert(out.end(), kept, end);
+}
+
+/** The map, then white space at the ends, repeated spaces, words, and the symbol for spaces. */
+void PieceModel::shape_graphemes(const uint8_t* p, const uint8_t* end, bool first, bool last, Scratch& scratch) const {
+  map_graphemes(p, end, scratch.mapped);
+  std::vector<uint8_t>& out = scratch.shaped;
+  out.clear();
+  const uint8_t* at = scratch.mapped.data();
+  const uint8_t* stop = at + scratch.mapped.size();
+  const auto white = [&](const uint8_t* q) { return (flags[next_point(q)] & kWhite) != 0; };
+  if (first && strip_left)
+    while (at < stop && white(at)) at += width_of(*at);
+  while (last && strip_right && at < stop) {
+    const uint8_t* before = stop - 1;
+    while ((*before & 0xc0) == 0x80) before--;
+    if (!white(before)) break;
+    stop = before;
+  }
+  const auto mark = [&] { out.insert(out.end(), kSpaceBytes, kSpaceBytes + 3); };
+  const auto marked = [&](const uint8_t* q) { return stop - q >= 3 && std::memcmp(q, kSpaceBytes, 3) == 0; };
+  const auto spaces_at = [&](const uint8_t* q) {
+    const uint8_t* r = q;
+    while (r < stop && *r == ' ') r++;
+    return size_t(r - q);
+  };
+  if (at == stop) return;
+  if (!words) {
+    if (dummy_prefix && first && *at != ' ' && !marked(at)) mark();
+    while (at < stop) {
+      const void* const found = std::memchr(at, ' ', size_t(stop - at));
+      const uint8_t* const space = found ? static_cast<const uint8_t*>(found) : stop;
+      out.insert(out.end(), at, space);
+      if (!found) return;
+      const size_t count = spaces_at(space);
+      for (size_t i = 0; i < (spaces == Spaces::kept ? count : 1); i++) mark();
+      at = space + count;
+    }
+    return;
+  }
+  bool inside = false;
+  const auto begin_word = [&](bool is_marked) {
+    if (!inside && !is_marked) mark();
+    inside = true;
+  };
+  while (at < stop) {
+    const uint8_t* q = at;
+    // No white space but that of ASCII begins with other bytes than these.
+    while (q < stop && *q > ' ' && (*q < 0xc2 || *q > 0xe3 || (*q > 0xc2 && *q < 0xe1))) q++;
+    if (q > at) {
+      begin_word(false);
+      out.insert(out.end(), at, q);
+      at = q;
+      continue;
+    }
+    const size_t width = width_of(*at);
+    if (!white(at)) {
+      begin_word(marked(at));
+      out.insert(out.end(), at, at + width);
+      at += width;
+      continue;
+    }
+    const size_t count = spaces == Spaces::mark ? spaces_at(at) : 0;
+    if (count > 1) {
+      begin_word(true);
+      mark();
+      at += count;
+    } else {
+      inside = false;
+      at += width;
+    }
+  }
 }
 
 // ---- Models ----
@@ -604,6 +806,9 @@ void PieceModel::encode_span(const Span& span, bool first, bool last, Scratch& s
   } else if (shape == Shape::sentencepiece) {
     shape_sentencepiece(span.begin, span.stop, first, last, scratch.shaped);
     encode_prepared(scratch.shaped.data(), scratch.shaped.data() + scratch.shaped.size(), scratch, out);
+  } else if (shape == Shape::graphemes) {
+    shape_graphemes(span.begin, span.stop, first, last, scratch);
+    encode_prepared(scratch.shaped.data(), scratch.shaped.data() + scratch.shaped.size(), scratch, out);
   } else {
     encode_prepared(span.begin, span.stop, scratch, out);
   }
@@ -627,6 +832,14 @@ const uint8_t* PieceModel::place_to_cut(const uint8_t* from, const uint8_t* end)
     return end;
   }
   if (kind == PieceKind::unigram && !split_at_space) return end;
+  if (shape == Shape::graphemes) {
+    // One space between two letters that stay what they are.
+    if (begins_key[size_t(' ')]) return end;
+    const auto letter = [&](uint8_t b) { return b > ' ' && b < 0x7f && !begins_key[b]; };
+    for (const uint8_t* p = from; p + 2 < end; p++)
+      if (*p == ' ' && letter(p[-1]) && letter(p[1]) && p[2] < 0x80) return p;
+    return end;
+  }
   for (const uint8_t* p = from; p + 2 < end; p++) {
     if (std::memcmp(p, kSpaceBytes, 3) != 0) continue;
     if (split_at_space) return p;

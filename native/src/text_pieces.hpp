@@ -18,8 +18,10 @@
 namespace howdah::text {
 
 enum class PieceKind : int { bpe = 0, unigram = 1, wordpiece = 2 };
-/** What has to be done with a text first: nothing, what SentencePiece does, or what BERT does. */
-enum class Shape : int { prepared = 0, sentencepiece = 1, bert = 2 };
+/** What has to be done with a text first: nothing, what SentencePiece does, what BERT does, or what a `tokenizer.json` says of SentencePiece's map. */
+enum class Shape : int { prepared = 0, sentencepiece = 1, bert = 2, graphemes = 3 };
+/** Graphemes: what becomes of two or more spaces. */
+enum class Spaces : int { kept = 0, one = 1, mark = 2 };
 
 struct PieceParts {
   PieceKind kind;
@@ -34,6 +36,9 @@ struct PieceParts {
   bool split_at_space = false;
   /** SentencePiece: a space goes in front; spaces at the ends and repeated ones go. */
   bool dummy_prefix = false, remove_extra = false;
+  /** Graphemes: a text is its words, and each begins with U+2581; white space goes at the ends. */
+  bool words = false, strip_left = false, strip_right = false;
+  Spaces spaces = Spaces::kept;
   /** WordPiece: longer words are unknown. */
   size_t most_characters = 0;
   /** Unigram: what an unknown character scores. */
@@ -57,7 +62,10 @@ struct PieceParts {
   /** 256 ids of bytes, for unknown characters; or none. */
   const uint32_t* bytes;
   size_t byte_count;
-  /** SentencePiece: the precompiled character map. BERT: the table of src/tokenizers/native-pieces.ts. Or empty. */
+  /**
+   * SentencePiece: the precompiled character map. BERT: the table of src/tokenizers/native-pieces.ts. Graphemes: a byte for each of 0x110000
+   * code points (src/tokenizers/graphemes.ts), then the character map. Or empty.
+   */
   const uint8_t* map;
   size_t map_size;
 };
@@ -92,6 +100,11 @@ class PieceModel {
 
   void encode_span(const Span& span, bool first, bool last, Scratch& scratch, std::vector<uint32_t>& out) const;
   void shape_sentencepiece(const uint8_t* p, const uint8_t* end, bool first, bool last, std::vector<uint8_t>& out) const;
+  void shape_graphemes(const uint8_t* p, const uint8_t* end, bool first, bool last, Scratch& scratch) const;
+  void map_graphemes(const uint8_t* p, const uint8_t* end, std::vector<uint8_t>& out) const;
+  void read_map(const uint8_t* map, size_t size);
+  /** The replacement of the shortest key that [p, end) begins with; null if there is none. */
+  const uint8_t* shortest_key(const uint8_t* p, const uint8_t* end) const;
   void encode_prepared(const uint8_t* p, const uint8_t* end, Scratch& scratch, std::vector<uint32_t>& out) const;
   void encode_bert(const uint8_t* p, const uint8_t* end, Scratch& scratch, std::vector<uint32_t>& out) const;
   template <PieceKind K>
@@ -111,7 +124,8 @@ class PieceModel {
   PieceKind kind;
   Shape shape;
   uint32_t unknown;
-  bool fuse, single, split_at_space, dummy_prefix, remove_extra;
+  bool fuse, single, split_at_space, dummy_prefix, remove_extra, words, strip_left, strip_right;
+  Spaces spaces;
   size_t most_characters;
   double unknown_score, widest_score = 0;
   uint32_t tokens;
@@ -132,7 +146,7 @@ class PieceModel {
   std::vector<uint32_t> units;
   std::vector<uint8_t> replacements;
   bool begins_key[256] = {};
-  /** BERT: flags of code points, and what they become. */
+  /** BERT and graphemes: flags of code points. BERT: what they become. */
   std::vector<uint8_t> flags;
   CodePointMap changed;
   std::vector<uint32_t> change_ends;

@@ -1,5 +1,6 @@
 import type { NativePieces as Handle, NativeText } from "../engine/backends/native/text.ts";
 import { encodeUtf8 } from "./bytes.ts";
+import { graphemeParts } from "./graphemes.ts";
 import { byteTokens, modelOf } from "./models.ts";
 import { nativeText } from "./native.ts";
 import type { NativeBatch } from "./native-batch.ts";
@@ -20,7 +21,8 @@ import { UnigramModel } from "./unigram.ts";
 const SPACE = "\u2581";
 const NONE = new Uint32Array(0);
 const KINDS = { bpe: 0, unigram: 1, wordpiece: 2 } as const;
-const SHAPES = { prepared: 0, sentencepiece: 1, bert: 2 } as const;
+const SHAPES = { prepared: 0, sentencepiece: 1, bert: 2, graphemes: 3 } as const;
+const SPACES = { kept: 0, one: 1, mark: 2 } as const;
 
 /** What the native model is made of; names as in native/src/text_pieces.hpp. */
 interface Parts {
@@ -38,6 +40,10 @@ interface Parts {
   readonly unknownScore?: number;
   readonly tokens?: number;
   readonly firsts?: number;
+  readonly words?: boolean;
+  readonly stripLeft?: boolean;
+  readonly stripRight?: boolean;
+  readonly spaces?: keyof typeof SPACES;
   readonly scores?: Float64Array;
   /** left, right, rank, id of each */
   readonly merges?: Uint32Array;
@@ -85,6 +91,10 @@ export class NativePieces {
         parts.unknownScore ?? 0,
         parts.tokens ?? 2 ** 32 - 1,
         parts.firsts ?? 0,
+        flag(parts.words),
+        flag(parts.stripLeft),
+        flag(parts.stripRight),
+        SPACES[parts.spaces ?? "kept"],
       ),
       all,
       ends,
@@ -98,17 +108,20 @@ export class NativePieces {
 
   /**
    * @param hidden ids that no text may become
+   * @param whole whether texts need not be searched between the normalizer and the pre-tokenizer
    * @returns undefined where the kernels are not built, or do not know a part of the file
    */
-  static ofFile(file: TokenizerFile, hidden: ReadonlySet<number>): NativePieces | undefined {
+  static ofFile(file: TokenizerFile, hidden: ReadonlySet<number>, whole: boolean): NativePieces | undefined {
     const text = nativeText();
     if (text === undefined) return undefined;
     const { model } = file;
     if (model.type === "WordPiece") return ofBert(text, file.normalizer, file.pre_tokenizer, model, hidden);
-    const preparation = preparationOf(file.pre_tokenizer);
-    if (preparation === undefined) return undefined;
     const made =
       model.type === "BPE" ? bpeParts(model) : model.type === "Unigram" ? unigramParts(model, hidden) : undefined;
+    const graphemes = whole && made ? graphemesOf(file.normalizer, file.pre_tokenizer) : undefined;
+    if (made && graphemes) return new NativePieces(text, { ...made, ...graphemes.parts }, graphemes);
+    const preparation = preparationOf(file.pre_tokenizer);
+    if (preparation === undefined) return undefined;
     return (
       made && new NativePieces(text, { ...made, shape: "prepared", splitAtSpace: preparation.splits }, preparation)
     );
@@ -135,10 +148,11 @@ export class NativePieces {
   }
 }
 
-/** How a pre-tokenizer changes a text before the native model cuts it. */
+/** How a text changes before the native model cuts it. */
 interface Preparation {
   readonly splits: boolean;
-  prepare(text: string, first: boolean): string;
+  /** Undefined where only TypeScript knows it. */
+  prepare(text: string, first: boolean): string | undefined;
 }
 
 const WHOLE: Preparation = { splits: false, prepare: (text) => text };
@@ -164,6 +178,53 @@ function metaspace({ replacement, prepend_scheme, split }: Metaspace): Preparati
       const prepends = prepend_scheme === "always" || (prepend_scheme === "first" && first);
       return prepends && !all.startsWith(SPACE) ? SPACE + all : all;
     },
+  };
+}
+
+/**
+ * The end of a normalizer from SentencePiece's map on (white space at the ends, then repeated spaces, may follow), and the pre-tokenizer, as
+ * the native model does them; what comes before them is done here.
+ */
+function graphemesOf(normalizer: Normalizer | null, cutter: PreTokenizer | null) {
+  const steps = normalizer?.type === "Sequence" ? normalizer.normalizers : normalizer === null ? [] : [normalizer];
+  const at = steps.findIndex((step) => step.type === "Precompiled");
+  const map = steps[at];
+  if (map?.type !== "Precompiled") return undefined;
+  const rest = steps.slice(at + 1);
+  const strip = rest[0]?.type === "Strip" ? rest.shift() : undefined;
+  const replace = rest.shift();
+  if (rest.length > 0) return undefined;
+  let spaces: keyof typeof SPACES = "kept";
+  if (replace !== undefined) {
+    if (replace.type !== "Replace" || !("Regex" in replace.pattern) || replace.pattern.Regex !== " {2,}")
+      return undefined;
+    if (replace.content !== " " && replace.content !== SPACE) return undefined;
+    spaces = replace.content === " " ? "one" : "mark";
+  }
+  const words = cutter?.type === "Sequence";
+  const [split, space] = words ? cutter.pretokenizers : [undefined, cutter];
+  if (words && (cutter.pretokenizers.length !== 2 || split?.type !== "WhitespaceSplit")) return undefined;
+  if (space?.type !== "Metaspace" || space.replacement !== SPACE) return undefined;
+  if (words && !(space.prepend_scheme === "always" && space.split)) return undefined;
+  const before = normalizeBy({ type: "Sequence", normalizers: steps.slice(0, at) });
+  const charsmap = Buffer.from(map.precompiled_charsmap, "base64");
+  const graphemes = graphemeParts();
+  const table = new Uint8Array(graphemes.length + charsmap.length);
+  table.set(graphemes);
+  table.set(charsmap, graphemes.length);
+  return {
+    parts: {
+      shape: "graphemes",
+      splitAtSpace: space.split,
+      dummyPrefix: space.prepend_scheme !== "never",
+      words,
+      stripLeft: strip?.type === "Strip" && strip.strip_left,
+      stripRight: strip?.type === "Strip" && strip.strip_right,
+      spaces,
+      map: table,
+    } as const,
+    splits: space.split,
+    prepare: (text: string, first: boolean) => (first || space.prepend_scheme !== "first" ? before(text) : undefined),
   };
 }
 

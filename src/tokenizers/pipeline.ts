@@ -48,8 +48,8 @@ export class PipelineTokenizer extends FileTokenizer {
   private readonly cut: Cutter;
   private readonly decodeChain: DecodeChain;
   private readonly remembering = new Map<PieceModel, Remembering>();
-  /** Native encoders: all special tokens allowed, or not. Null where there is none. */
-  private readonly natives = new Map<boolean, NativePieces | null>();
+  /** Native encoders: all special tokens allowed or not, and whether texts are searched after the normalizer. Null where there is none. */
+  private readonly natives = new Map<string, NativePieces | null>();
 
   /** @throws InputError when the parts do not fit together */
   constructor(file: TokenizerFile, config: TokenizerConfig = {}) {
@@ -105,10 +105,12 @@ export class PipelineTokenizer extends FileTokenizer {
   /** The native encoder, where the kernels are built and know this file's parts; it gives the same ids. */
   private nativeEncoder(allowed: AllowedSpecial): NativePieces | undefined {
     const all = allowed === "all";
-    let found = this.natives.get(all);
+    const whole = this.matchersFor(allowed).normalized.empty;
+    const key = `${all} ${whole}`;
+    let found = this.natives.get(key);
     if (found === undefined) {
-      found = NativePieces.ofFile(this.file, all ? new Set() : this.specialIds) ?? null;
-      this.natives.set(all, found);
+      found = NativePieces.ofFile(this.file, all ? new Set() : this.specialIds, whole) ?? null;
+      this.natives.set(key, found);
     }
     return found ?? undefined;
   }

@@ -33,7 +33,7 @@ export interface NativeText {
   ): Promise<Uint32Array<ArrayBuffer>[]>;
   /**
    * A vocabulary of pieces (native/src/text_pieces.hpp says what each is). The settings: kind, shape, unknown, fuse, single, splitAtSpace,
-   * dummyPrefix, removeExtra, mostCharacters, unknownScore, tokens, firsts.
+   * dummyPrefix, removeExtra, mostCharacters, unknownScore, tokens, firsts, words, stripLeft, stripRight, spaces.
    */
   piecesCreate(
     settings: Float64Array,
