@@ -111,18 +111,31 @@ class Ahead {
   int64_t at = 0, end = 0;
 };
 
-/** Spins until done() holds, for about 40 microseconds at most: longer would steal time from whoever shares the core. */
-template <class Done>
-bool spin(Ahead& ahead, Done&& done) {
+/**
+ * Spins until done() holds, for about 40 microseconds at most: longer would steal time from whoever shares the core. If stop() holds it is
+ * given up early.
+ */
+template <class Done, class Stop>
+bool spin(Ahead& ahead, Done&& done, Stop&& stop) {
   using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + std::chrono::microseconds(40);
   do {
+    if (stop()) break;
     for (int i = 0; i < 16; i++) {
       if (done()) return true;
       if (!ahead.fetch()) relax();
     }
   } while (Clock::now() < end);
   return done();
+}
+
+/** The core that the calling thread runs on; -1 where nobody tells. */
+int core() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
 }
 
 // ---- The pool ----
@@ -149,10 +162,13 @@ int64_t time_on(clockid_t clock) {
  *
  * A thread that holds a task and has lost its core to another process makes everybody wait for milliseconds. When that has
  * happened the others rest for a while: the caller starts alone, and calls them once a job turns out to be long enough to be worth it.
+ *
+ * A system that is short of cores may put a thread on the core of the caller, where it can only take the caller's time: it takes no task
+ * there and does not spin, and the others rest as well.
  */
 class Pool {
  public:
-  explicit Pool(int threads) : limit(threads), threads(threads), workers(size_t(threads)) {
+  explicit Pool(int threads) : limit(threads), threads(threads), watches_cores(threads <= available_cores()), workers(size_t(threads)) {
     for (int id = 1; id < threads; id++) std::thread([this, id] { work(id); }).detach();
   }
 
@@ -163,6 +179,8 @@ class Pool {
   static constexpr int64_t long_job = 2 * millisecond;
   /** A rest that did not help, since the same happened this soon after, is followed by one of twice the length. */
   static constexpr int64_t soon = 8 * millisecond, longest_rest = 64 * millisecond;
+  /** The first rest after a thread was found on the caller's core. */
+  static constexpr int64_t crowded_rest = millisecond;
 
   void run(int64_t tasks, void (*call)(void*, int64_t, int), void* body) {
     const std::lock_guard<std::mutex> one_caller(callers);
@@ -175,6 +193,14 @@ class Pool {
     count = groups;
     finished.store(0, std::memory_order_relaxed);
     const int64_t start = nanoseconds_now();
+    if (watches_cores) {
+      const int here = core();
+      if (here != caller_core.load(std::memory_order_relaxed)) caller_core.store(here, std::memory_order_relaxed);
+      if (crowded.load(std::memory_order_relaxed)) {
+        crowded.store(false, std::memory_order_relaxed);
+        rest_for(crowded_rest, start);
+      }
+    }
     const bool resting = start < rest_until;
     open.store(!resting, std::memory_order_seq_cst);
     remaining.store(groups, std::memory_order_seq_cst);
@@ -191,7 +217,7 @@ class Pool {
     drain();
     inside_task = false;
     const auto done = [&] { return finished.load(std::memory_order_acquire) == groups; };
-    if (spin(ahead, done)) return;
+    if (spin(ahead, done, [] { return false; })) return;
     const Watch watch(*this);
     caller_sleeps.store(true, std::memory_order_seq_cst);
     for (int32_t now; (now = finished.load(std::memory_order_seq_cst)) != groups;) finished.wait(now);
@@ -199,13 +225,13 @@ class Pool {
     const int64_t now = nanoseconds_now(), waited = watch.lost(now);
     if (waited < long_wait || waited < (now - start) / 8) return;
     // At first as long as was lost, so that rare interruptions cost little; a neighbour that stays makes it grow.
-    rest = now - rest_until > soon ? waited : 2 * rest;
-    if (rest > longest_rest) rest = longest_rest;
-    rest_until = now + rest;
+    rest_for(waited, now);
   }
 
   std::atomic<int> limit;
   const int threads;
+  /** Whether each thread could have a core of its own. */
+  const bool watches_cores;
   std::atomic<bool> recording{false};
   std::mutex busy_mutex;
   std::vector<Busy> busy;
@@ -250,6 +276,13 @@ class Pool {
     int64_t lost(int64_t) const { return 0; }
 #endif
   };
+
+  /** The others rest from now on, for `first` or twice as long as they last did. */
+  void rest_for(int64_t first, int64_t now) {
+    rest = now - rest_until > soon ? first : 2 * rest;
+    if (rest > longest_rest) rest = longest_rest;
+    rest_until = now + rest;
+  }
 
   void wake() {
     if (sleepers.load(std::memory_order_seq_cst) > 0) {
@@ -306,8 +339,11 @@ class Pool {
       return remaining.load(std::memory_order_seq_cst) > 0 && open.load(std::memory_order_seq_cst) &&
              id < limit.load(std::memory_order_relaxed);
     };
+    const auto on_callers_core = [&] { return watches_cores && core() == caller_core.load(std::memory_order_relaxed); };
     for (;;) {
-      if (spin(ahead_of_me, wanted)) {
+      const bool found = spin(ahead_of_me, wanted, on_callers_core);
+      const bool in_the_way = on_callers_core();
+      if (found && !in_the_way) {
         me.holds_task.store(true, std::memory_order_relaxed);
         drain();
         me.holds_task.store(false, std::memory_order_relaxed);
@@ -317,7 +353,11 @@ class Pool {
       // order, either the caller sees the sleeper or the sleeper sees the job.
       const uint32_t seen = epoch.load(std::memory_order_acquire);
       sleepers.fetch_add(1, std::memory_order_seq_cst);
-      if (!wanted()) epoch.wait(seen);
+      if (found) {
+        // The caller gets on without: it does all that nobody else takes.
+        crowded.store(true, std::memory_order_relaxed);
+        epoch.wait(seen);
+      } else if (!wanted()) epoch.wait(seen);
       sleepers.fetch_sub(1, std::memory_order_seq_cst);
     }
   }
@@ -334,6 +374,9 @@ class Pool {
   alignas(64) std::atomic<int32_t> sleepers{0};
   /** Whether threads other than the caller may take tasks. */
   std::atomic<bool> open{true};
+  /** Where the caller runs (-1: not known), and whether another thread was called to that core. */
+  std::atomic<int> caller_core{-1};
+  std::atomic<bool> crowded{false};
   /** The caller's: until when the others rest, and for how long they last did. Nanoseconds. */
   int64_t rest_until = 0, rest = 0;
   std::vector<Worker> workers;

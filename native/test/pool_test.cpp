@@ -5,6 +5,10 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#ifdef __linux__
+#include <sched.h>
+#include <unistd.h>
+#endif
 #include <thread>
 #include <vector>
 
@@ -115,6 +119,58 @@ TEST("pool: after a thread has kept everybody waiting without a core, short jobs
       others += thread != 0;
       busy(50);
     });
+  CHECK(others > 0);
+}
+
+TEST("pool: a thread that is put on the caller's core takes no tasks until it has a core of its own") {
+  if (thread_count() < 2) return;
+  cpu_set_t all;
+  CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+  if (CPU_COUNT(&all) < thread_count()) return;
+  const auto busy = [](int microseconds) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(microseconds);
+    while (std::chrono::steady_clock::now() < end) {
+    }
+  };
+  const auto others_in = [&](int jobs) {
+    std::atomic<int> others{0};
+    for (int job = 0; job < jobs; job++)
+      parallel_for(16, [&](int64_t, int thread) {
+        others += thread != 0;
+        busy(20);
+      });
+    return others.load();
+  };
+  std::vector<std::atomic<int>> ids(static_cast<size_t>(thread_count()));
+  const auto known = [&] {
+    int n = 1;
+    for (size_t i = 1; i < ids.size(); i++) n += ids[i] != 0;
+    return n == thread_count();
+  };
+  for (int round = 0; round < 5000 && !known(); round++)
+    parallel_for(64, [&](int64_t, int thread) {
+      ids[static_cast<size_t>(thread)] = static_cast<int>(gettid());
+      busy(20);
+    });
+  if (!known()) return;  // a machine so busy that not all of them came
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  for (int c = 0; CPU_COUNT(&one) == 0; c++)
+    if (CPU_ISSET(c, &all)) CPU_SET(c, &one);
+  cpu_set_t rest;
+  CPU_XOR(&rest, &all, &one);
+  const auto put = [&](const cpu_set_t& caller, const cpu_set_t& others) {
+    sched_setaffinity(0, sizeof caller, &caller);
+    for (size_t i = 1; i < ids.size(); i++) sched_setaffinity(ids[i], sizeof others, &others);
+  };
+  put(one, one);
+  others_in(1);
+  CHECK(others_in(100) == 0);
+  put(one, rest);
+  std::this_thread::sleep_for(std::chrono::milliseconds(70));
+  int others = 0;
+  for (int round = 0; round < 200 && others == 0; round++) others = others_in(4);
+  put(all, all);
   CHECK(others > 0);
 }
 #endif
