@@ -62,6 +62,9 @@ HOWDAH_INLINE vf exp2_bounded(vf x) {
 #endif
 }
 
+/** 2^-x, at most 2^126: beyond it 1 / (1 + it) is 0 for every purpose, and products with it stay finite. NaN stays NaN. */
+HOWDAH_INLINE vf exp2_negated(vf x) { return exp2_bounded(min(splat(126.0f), -x)); }
+
 /** exp(x) for any x. */
 HOWDAH_INLINE vf exp(vf x) {
   const vf clamped = min(max(x, splat(-104.0f)), splat(89.0f));
@@ -203,25 +206,24 @@ constexpr float kGeluTanhCubic = 0.044715f;
 constexpr float kSqrtHalf = 0.707106781186548f;
 constexpr float kInverseSqrtTwoPi = 0.398942280401433f;
 
-/** exp(-x) kept below 2^126, where 1 / (1 + it) is 0 for every purpose and products with it stay finite. */
-HOWDAH_INLINE vf exp_negated(vf x) { return exp_bounded(min(-x, splat(87.0f))); }
-
 // The bounds below keep squares and products of huge arguments finite; beyond them the results have long become x, 1 or 0.
 // The order of min and max operands lets NaN through.
 
+// 2u log2(e) of gelu_tanh in powers of x: 0.5 (1 + tanh u) = 1 / (1 + exp(-2u)) = 1 / (1 + 2^-v).
+constexpr float kGeluTanhLinear = 2 * kGeluTanhScale * kLog2e, kGeluTanhThird = kGeluTanhLinear * kGeluTanhCubic;
+
 HOWDAH_INLINE vf gelu_tanh(vf x) {
   x = max(splat(-100.0f), x);
-  // 0.5 (1 + tanh u) = 1 / (1 + exp(-2u))
-  const vf twice_u = x * fma(x * x, splat(2 * kGeluTanhScale * kGeluTanhCubic), splat(2 * kGeluTanhScale));
-  return x / (splat(1.0f) + exp_negated(twice_u));
+  const vf v = x * fma(x * x, splat(kGeluTanhThird), splat(kGeluTanhLinear));
+  return x / (splat(1.0f) + exp2_negated(v));
 }
 
 HOWDAH_INLINE vf gelu_tanh_grad(vf dy, vf x) {
   x = max(splat(-30.0f), min(splat(30.0f), x));
   const vf square = x * x;
-  const vf twice_u = x * fma(square, splat(2 * kGeluTanhScale * kGeluTanhCubic), splat(2 * kGeluTanhScale));
+  const vf v = x * fma(square, splat(kGeluTanhThird), splat(kGeluTanhLinear));
   const vf slope = fma(square, splat(6 * kGeluTanhScale * kGeluTanhCubic), splat(2 * kGeluTanhScale)); // d(2u)/dx
-  const vf e = exp_negated(twice_u);
+  const vf e = exp2_negated(v);
   const vf s = splat(1.0f) / (splat(1.0f) + e);
   const vf complement = e * s; // 1 - s
   return dy * s * fma(x * slope, complement, splat(1.0f));
@@ -240,12 +242,12 @@ HOWDAH_INLINE vf gelu_grad(vf dy, vf x) {
 
 HOWDAH_INLINE vf silu(vf x) {
   x = max(splat(-100.0f), x);
-  return x / (splat(1.0f) + exp_negated(x));
+  return x / (splat(1.0f) + exp2_negated(x * splat(kLog2e)));
 }
 
 HOWDAH_INLINE vf silu_grad(vf dy, vf x) {
   x = max(splat(-87.0f), min(splat(87.0f), x));
-  const vf e = exp_negated(x);
+  const vf e = exp2_negated(x * splat(kLog2e));
   const vf s = splat(1.0f) / (splat(1.0f) + e);
   return dy * s * fma(x, e * s, splat(1.0f));
 }

@@ -133,20 +133,18 @@ struct Partial {
   float* at(int64_t i, int64_t j) const { return data + (i - row) * ld + (j - column); }
 };
 
-/** Asks for the lines that finishing rows i .. i + rows, columns j .. j + columns will touch. */
-HOWDAH_INLINE void prefetch_finish(const GemmArgs& g, int64_t i, int rows, int64_t j, int columns, Turn turn) {
-  const GemmEpilogue& e = g.epilogue;
-  const auto fetch = [&](const void* p, Type type, int64_t ld, auto write) {
-    const int64_t size = type == Type::f32 ? 4 : 2;
-    const char* at = (const char*)p + (i * ld + j) * size;
-    for (int r = 0; r < rows; r++, at += ld * size)
-      for (int64_t c = 0; c < columns * size; c += 64) __builtin_prefetch(at + c, write());
-  };
+/** The lines that finishing rows from row i, columns j .. j + columns will touch. */
+HOWDAH_INLINE void want_finish(Wanted& wanted, const GemmArgs& g, int64_t i, int64_t j, int columns, Turn turn) {
   if (!turn.last) return;
-  fetch(g.c, g.tc, g.ldc, std::integral_constant<int, 1>{});
-  if (e.pre_activation) fetch(e.pre_activation, e.pre_type, g.ldc, std::integral_constant<int, 1>{});
-  if (e.gradient_at && e.gradient_at != g.c) fetch(e.gradient_at, e.gradient_type, g.ldc, std::integral_constant<int, 0>{});
-  if (e.residual && e.residual != g.c) fetch(e.residual, Type::f32, e.ldr, std::integral_constant<int, 0>{});
+  const GemmEpilogue& e = g.epilogue;
+  const auto want = [&](const void* p, Type type, int64_t ld) {
+    const int64_t size = type == Type::f32 ? 4 : 2;
+    wanted.add((const char*)p + (i * ld + j) * size, ld * size, columns * size);
+  };
+  want(g.c, g.tc, g.ldc);
+  if (e.pre_activation) want(e.pre_activation, e.pre_type, g.ldc);
+  if (e.gradient_at && e.gradient_at != g.c) want(e.gradient_at, e.gradient_type, g.ldc);
+  if (e.residual && e.residual != g.c) want(e.residual, Type::f32, e.ldr);
 }
 
 /** One panel of B (its `columns` columns start at column j) times a block of A, into C. */
@@ -167,11 +165,15 @@ void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int
     const float* ap = a.data + (r / tile_rows) * a.panel;
     const auto kernel = kernels[(size_t)count - 1];
     float* p = partial.data ? partial.at(i0 + r, j) : nullptr;
+    Wanted wanted;
+    // The next tile's rows of A, where they are not one run that the processor fetches by itself.
+    if (a.layout == ALayout::rows && r + tile_rows < rows) wanted.add(ap + a.panel, a.ld * 4, kd * 4);
     if (plain) {
-      kernel(kd, ap, a.ld, b, ldb, p, partial.ld, add);
+      wanted.add(p, partial.ld * 4, columns * 4);
+      kernel(kd, ap, a.ld, b, ldb, p, partial.ld, add, wanted);
     } else {
-      prefetch_finish(g, i0 + r, count, j, columns, turn);
-      kernel(kd, ap, a.ld, b, ldb, buffer, width, false);
+      want_finish(wanted, g, i0 + r, j, columns, turn);
+      kernel(kd, ap, a.ld, b, ldb, buffer, width, false, wanted);
       if (whole) whole(g, i0 + r, count, j, buffer);
       else finish_rows(g, i0 + r, count, j, columns, buffer, width, p, partial.ld, turn);
     }

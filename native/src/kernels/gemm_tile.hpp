@@ -46,12 +46,37 @@ HOWDAH_INLINE vf multiply_add(vf a, vf b, vf sum, std::true_type) {
 #endif
 
 /**
+ * What is wanted in L1 by the end of a tile: rows of lines, of C and what its finish reads, and of the next tile's A. Asked for little by little
+ * while the tile multiplies: all at once, they would take every place for a miss that the core has, and the tile would wait behind them.
+ */
+struct Wanted {
+  static constexpr int most = 5;
+  struct Rows {
+    const char* at;
+    int64_t ld; // bytes from row to row
+    int lines;
+  } rows[most];
+  int count = 0;
+
+  void add(const void* at, int64_t ld, int64_t bytes) {
+    const int before = (int)((uintptr_t)at % 64);
+    rows[count++] = {(const char*)at - before, ld, (int)((before + bytes + 63) / 64)};
+  }
+  inline __attribute__((always_inline)) void ask(int row) const {
+    for (int i = 0; i < count; i++) {
+      const char* const at = rows[i].at + row * rows[i].ld;
+      for (int l = 0; l < rows[i].lines; l++) __builtin_prefetch(at + 64 * l, 1);
+    }
+  }
+};
+
+/**
  * C (M rows, V vectors of columns) = A B, or += with `add`. B's words lie in rows `ldb` apart. M is the number of rows, at
  * most that of a full tile; columns come in full tiles only (a narrower rest goes through a buffer of the caller).
  */
 template <bool BF, ALayout layout, int M, int V>
 static __attribute__((noinline)) void multiply_tile(int kd, const float* a, [[maybe_unused]] int64_t lda, const float* b, int64_t ldb, float* c,
-                                                    int64_t ldc, bool add) {
+                                                    int64_t ldc, bool add, const Wanted& wanted) {
   constexpr int full = tile_of<BF>.rows;
   // Three rows to a pointer: one, two strides from it are addresses that a load can name.
   constexpr int together = 3, pointers = layout == ALayout::rows ? (M + together - 1) / together : 1;
@@ -59,18 +84,22 @@ static __attribute__((noinline)) void multiply_tile(int kd, const float* a, [[ma
   HOWDAH_UNROLL for (int p = 0; p < pointers; p++) rows[p] = a + p * together * lda;
   vf sum[M][V];
   HOWDAH_UNROLL for (int i = 0; i < M; i++) HOWDAH_UNROLL for (int j = 0; j < V; j++) sum[i][j] = zero();
-  HOWDAH_UNROLL for (int i = 0; i < M; i++)
-      HOWDAH_UNROLL for (int j = 0; j < V; j++) __builtin_prefetch(c + i * ldc + j * W, 1);
-  for (int q = 0; q < kd; q++) {
-    vf bv[V];
-    HOWDAH_UNROLL for (int j = 0; j < V; j++) bv[j] = load(b + j * W);
-    HOWDAH_UNROLL for (int i = 0; i < M; i++) {
-      const vf av = splat(layout == ALayout::rows ? rows[i / together][i % together * lda] : rows[0][i]);
-      HOWDAH_UNROLL for (int j = 0; j < V; j++)
-        sum[i][j] = multiply_add(av, bv[j], sum[i][j], std::bool_constant<BF>{});
+  const int each = kd / M;
+  for (int row = 0, left = kd; left > 0; row++) {
+    if (row < M) wanted.ask(row);
+    const int steps = row < M ? each : left;
+    left -= steps;
+    for (int q = 0; q < steps; q++) {
+      vf bv[V];
+      HOWDAH_UNROLL for (int j = 0; j < V; j++) bv[j] = load(b + j * W);
+      HOWDAH_UNROLL for (int i = 0; i < M; i++) {
+        const vf av = splat(layout == ALayout::rows ? rows[i / together][i % together * lda] : rows[0][i]);
+        HOWDAH_UNROLL for (int j = 0; j < V; j++)
+          sum[i][j] = multiply_add(av, bv[j], sum[i][j], std::bool_constant<BF>{});
+      }
+      HOWDAH_UNROLL for (int p = 0; p < pointers; p++) rows[p] += layout == ALayout::rows ? 1 : full;
+      b += ldb;
     }
-    HOWDAH_UNROLL for (int p = 0; p < pointers; p++) rows[p] += layout == ALayout::rows ? 1 : full;
-    b += ldb;
   }
   if (add) {
     HOWDAH_UNROLL for (int i = 0; i < M; i++)
@@ -80,7 +109,7 @@ static __attribute__((noinline)) void multiply_tile(int kd, const float* a, [[ma
       HOWDAH_UNROLL for (int j = 0; j < V; j++) store(c + i * ldc + j * W, sum[i][j]);
 }
 
-using TileFunction = void (*)(int kd, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add);
+using TileFunction = void (*)(int kd, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add, const Wanted& wanted);
 
 /** The kernels for 1 .. rows rows, at index rows - 1. */
 template <bool BF, ALayout layout>

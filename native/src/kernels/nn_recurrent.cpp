@@ -50,7 +50,7 @@ void multiply(const Operand<BF>& a, const float* panel, float* to, int64_t ld) {
     const float* ap = a.data + p * a.rows * row_stride<BF>;
     for (int64_t r = 0; r < a.rows; r += kTileRows) {
       const int64_t count = std::min<int64_t>(kTileRows, a.rows - r);
-      recurrent_tiles<BF>[size_t(count - 1)](kd, ap + r * row_stride<BF>, row_stride<BF>, panel, kWidth, to + r * ld, ld, k0 > 0);
+      recurrent_tiles<BF>[size_t(count - 1)](kd, ap + r * row_stride<BF>, row_stride<BF>, panel, kWidth, to + r * ld, ld, k0 > 0, {});
     }
     panel += (int64_t)kd * kWidth;
   }
