@@ -97,6 +97,10 @@ export class ByteLevelTokenizer extends FileTokenizer {
     }
   }
 
+  protected override get mergeRanks(): readonly number[] | undefined {
+    return this.tiktoken?.ranks;
+  }
+
   private requireUnknown(): number {
     const name = this.file.model.unk_token;
     if (name === null) return -1;

@@ -61,25 +61,29 @@ export class Charsmap {
   normalize(text: string): string {
     let out = "";
     let copied = 0;
+    this.eachLongest(text, (at, end, made) => {
+      out += text.slice(copied, at) + made;
+      copied = end;
+    });
+    return copied === 0 ? text : out + text.slice(copied);
+  }
+
+  /** The stretches of a text that change, from left to right, and what they become. */
+  eachLongest(text: string, emit: (start: number, end: number, made: string) => void): void {
     // Characters that no key begins with, such as most of ASCII, are passed over without a look into the trie.
     for (let at = 0; at < text.length; ) {
       const point = text.codePointAt(at)!;
       const width = point > 0xffff ? 2 : 1;
-      if (!this.begins(point)) {
+      const bytes = this.begins(point) ? encodeUtf8(text.slice(at, at + LONGEST_KEY)) : undefined;
+      const found = bytes && this.longest(bytes, 0);
+      if (bytes === undefined || found === undefined) {
         at += width;
         continue;
       }
-      const bytes = encodeUtf8(text.slice(at, at + LONGEST_KEY));
-      const found = this.longest(bytes, 0);
-      if (found === undefined) {
-        at += width;
-        continue;
-      }
-      out += text.slice(copied, at) + decodeUtf8(found.bytes);
-      at += decodeUtf8(bytes.subarray(0, found.length)).length;
-      copied = at;
+      const end = at + decodeUtf8(bytes.subarray(0, found.length)).length;
+      emit(at, end, decodeUtf8(found.bytes));
+      at = end;
     }
-    return copied === 0 ? text : out + text.slice(copied);
   }
 
   private readonly first = new Map<number, boolean>();

@@ -1,5 +1,9 @@
 import { InputError } from "../tensor/errors.ts";
 import type { Padding, PostProcessor, Truncation } from "./schema.ts";
+import type { EncodingOptions } from "./types.ts";
+
+/** A text, or a pair of texts. */
+export type EncodingInput = string | readonly [string, string];
 
 /** Everything about the ids of a text, or of a pair of texts; the arrays are as long as `ids`. */
 export interface Encoding {
@@ -46,6 +50,94 @@ export function emptyEncoding(): Encoding {
     specialTokensMask: [],
     overflowing: [],
   };
+}
+
+/** What a tokenizer does with an encoding of its texts unless told otherwise. */
+export interface EncodingParts {
+  readonly truncation: Truncation | null;
+  readonly padding: Padding | null;
+  readonly post_processor: PostProcessor | null;
+}
+
+/**
+ * The encodings of texts or pairs; padding to the longest, where asked for, is to the longest of these.
+ * @param sequence the encoding of one text, before anything is added or cut off
+ * @throws InputError when the truncation cannot be done
+ */
+export function encodingsOf(
+  inputs: readonly EncodingInput[],
+  options: EncodingOptions,
+  parts: EncodingParts,
+  sequence: (text: string, which: 0 | 1) => Encoding,
+): Encoding[] {
+  const truncation = options.truncation === undefined ? parts.truncation : options.truncation;
+  const padding = options.padding === undefined ? parts.padding : options.padding;
+  const { post_processor } = parts;
+  const done = inputs.map((input) => {
+    const [a, b] = typeof input === "string" ? [input] : input;
+    const first = sequence(a, 0);
+    const second = b === undefined ? undefined : sequence(b, 1);
+    return finish(first, second, { truncation, post_processor }, options.addSpecialTokens ?? true);
+  });
+  return padded(done, padding);
+}
+
+/** Gathers the tokens of one text, whose offsets are in UTF-16 units, into an encoding with offsets as asked for. */
+export class Gatherer {
+  readonly encoding = emptyEncoding();
+  private readonly which: 0 | 1;
+  private readonly place: (at: number) => number;
+
+  /** @param which 0 or 1: the text is the first or the second of a pair */
+  constructor(text: string, which: 0 | 1, unit: EncodingOptions["offsets"]) {
+    this.which = which;
+    this.place = unit === "codepoints" ? codePointPlaces(text) : (at) => at;
+  }
+
+  add(id: number, token: string, start: number, end: number, word: number): void {
+    const { encoding, which, place } = this;
+    encoding.ids.push(id);
+    encoding.tokens.push(token);
+    encoding.typeIds.push(which);
+    encoding.offsets.push([place(start), place(end)]);
+    encoding.wordIds.push(word);
+    encoding.sequenceIds.push(which);
+    encoding.attentionMask.push(1);
+    encoding.specialTokensMask.push(0);
+  }
+}
+
+/** The post-processor that puts tokens around each text; null where there are none. */
+export function aroundEach(
+  before: readonly number[],
+  after: readonly number[],
+  nameOf: (id: number) => string,
+): PostProcessor | null {
+  if (before.length + after.length === 0) return null;
+  const around = (id: "A" | "B", type_id: 0 | 1) => {
+    const token = (added: number) => ({ SpecialToken: { id: nameOf(added), type_id } });
+    return [...before.map(token), { Sequence: { id, type_id } }, ...after.map(token)];
+  };
+  return {
+    type: "TemplateProcessing",
+    single: around("A", 0),
+    pair: [...around("A", 0), ...around("B", 1)],
+    special_tokens: Object.fromEntries(
+      [...before, ...after].map((id) => [nameOf(id), { id: nameOf(id), ids: [id], tokens: [nameOf(id)] }]),
+    ),
+  };
+}
+
+/** UTF-16 places to places in code points. */
+function codePointPlaces(text: string): (at: number) => number {
+  const places = new Int32Array(text.length + 1);
+  for (let at = 0, count = 0; at < text.length; count++) {
+    const width = text.codePointAt(at)! > 0xffff ? 2 : 1;
+    for (let i = 1; i <= width; i++) places[at + i] = count + 1;
+    if (width === 2) places[at + 1] = count;
+    at += width;
+  }
+  return (at) => places[at]!;
 }
 
 function sliced(encoding: Encoding, start: number, end: number): Encoding {

@@ -2,7 +2,7 @@ import { InputError } from "../tensor/errors.ts";
 import { AddedTokenMatcher, recognisable } from "./added-tokens.ts";
 import { Aligned } from "./aligned.ts";
 import { wellFormed } from "./bytes.ts";
-import { type Encoding, emptyEncoding, finish, frameOf, padded, paddedLength } from "./encoding.ts";
+import { type Encoding, type EncodingInput, encodingsOf, frameOf, Gatherer, paddedLength } from "./encoding.ts";
 import { specialTokenName, type TokenizerConfig } from "./folder.ts";
 import { modelOf, type PieceModel } from "./models.ts";
 import { type AlignedNormalize, alignedNormalizeBy, type Normalize, normalizeBy } from "./normalize.ts";
@@ -18,9 +18,6 @@ import type {
   Tokenizer,
   TokenStream,
 } from "./types.ts";
-
-/** A text, or a pair of texts. */
-export type EncodingInput = string | readonly [string, string];
 
 /** Nothing around a text. */
 export const NO_FRAME = { before: [], after: [] } as const;
@@ -154,22 +151,13 @@ export abstract class FileTokenizer implements Tokenizer {
 
   /** The encodings of texts or pairs; padding to the longest, where asked for, is to the longest of these. */
   encodings(inputs: readonly EncodingInput[], options: EncodingOptions = {}): Encoding[] {
-    const { addSpecialTokens = true, allowedSpecial = "none", offsets = "utf16" } = options;
-    const parts = {
-      truncation: options.truncation === undefined ? this.file.truncation : options.truncation,
-      post_processor: this.file.post_processor,
-    };
-    const padding = options.padding === undefined ? this.file.padding : options.padding;
-    const done = inputs.map((input) => {
-      const [a, b] = typeof input === "string" ? [input] : input;
-      const first = this.sequence(a, 0, allowedSpecial, offsets);
-      const second = b === undefined ? undefined : this.sequence(b, 1, allowedSpecial, offsets);
-      return finish(first, second, parts, addSpecialTokens);
-    });
-    return padded(done, padding);
+    const { allowedSpecial = "none", offsets } = options;
+    return encodingsOf(inputs, options, this.file, (text, which) =>
+      this.sequence(text, which, allowedSpecial, offsets),
+    );
   }
 
-  private sequence(given: string, which: 0 | 1, allowed: AllowedSpecial, unit: "utf16" | "codepoints"): Encoding {
+  private sequence(given: string, which: 0 | 1, allowed: AllowedSpecial, unit: EncodingOptions["offsets"]): Encoding {
     const text = wellFormed(given);
     const { raw, normalized } = this.matchersFor(allowed);
     this.aligned ??= {
@@ -178,19 +166,9 @@ export abstract class FileTokenizer implements Tokenizer {
     };
     const { normalize, cut } = this.aligned;
     const model = this.modelFor(allowed);
-    const place = unit === "utf16" ? (at: number) => at : codePointPlaces(text);
-    const out = emptyEncoding();
+    const gatherer = new Gatherer(text, which, unit);
     let word = 0;
-    const add = (id: number, start: number, end: number): void => {
-      out.ids.push(id);
-      out.tokens.push(this.strings[id]!);
-      out.typeIds.push(which);
-      out.offsets.push([place(start), place(end)]);
-      out.wordIds.push(word);
-      out.sequenceIds.push(which);
-      out.attentionMask.push(1);
-      out.specialTokensMask.push(0);
-    };
+    const add = (id: number, start: number, end: number): void => gatherer.add(id, this.strings[id]!, start, end, word);
     let first = true;
     for (const segment of raw.split(text)) {
       if ("id" in segment) {
@@ -218,7 +196,12 @@ export abstract class FileTokenizer implements Tokenizer {
         first = false;
       }
     }
-    return out;
+    return gatherer.encoding;
+  }
+
+  /** Ranks of the merges, where they are not their order. */
+  protected get mergeRanks(): readonly number[] | undefined {
+    return undefined;
   }
 
   /** The file's model; unless all special tokens are allowed, one that no text makes them of, whatever it spells. */
@@ -226,7 +209,7 @@ export abstract class FileTokenizer implements Tokenizer {
     const guarded = allowed !== "all" && this.specialIds.size > 0;
     let model = this.models.get(guarded);
     if (model === undefined) {
-      model = modelOf(this.file.model, guarded ? this.specialIds : undefined);
+      model = modelOf(this.file.model, guarded ? this.specialIds : undefined, this.mergeRanks);
       this.models.set(guarded, model);
     }
     return model;
@@ -261,16 +244,4 @@ export abstract class FileTokenizer implements Tokenizer {
     if (token !== undefined) return token;
     throw new InputError(`decode: there is no token with id ${id}; ids go from 0 to ${this.vocabularySize - 1}.`);
   }
-}
-
-/** UTF-16 places to places in code points. */
-function codePointPlaces(text: string): (at: number) => number {
-  const places = new Int32Array(text.length + 1);
-  for (let at = 0, count = 0; at < text.length; count++) {
-    const width = text.codePointAt(at)! > 0xffff ? 2 : 1;
-    for (let i = 1; i <= width; i++) places[at + i] = count + 1;
-    if (width === 2) places[at + 1] = count;
-    at += width;
-  }
-  return (at) => places[at]!;
 }

@@ -10,8 +10,8 @@ export {
   DEFAULT_CHAT_TEMPLATE,
   encodeChat,
 } from "./chat-template.ts";
-export type { Encoding } from "./encoding.ts";
-export { type EncodingInput, FileTokenizer } from "./file-tokenizer.ts";
+export type { Encoding, EncodingInput } from "./encoding.ts";
+export { FileTokenizer } from "./file-tokenizer.ts";
 export type { ConfiguredToken, TokenizerConfig } from "./folder.ts";
 export { gpt2File, loadTokenizer, tokenizerFromJson } from "./load.ts";
 export { encodeMany } from "./many.ts";

@@ -17,11 +17,16 @@ export interface PieceModel {
 /**
  * The model of a `tokenizer.json`.
  * @param hidden ids that no text may become: special tokens that a text spells out
+ * @param ranks of BPE's merges, where they are not their order
  */
-export function modelOf(part: TokenizerFile["model"], hidden?: ReadonlySet<number>): PieceModel {
+export function modelOf(
+  part: TokenizerFile["model"],
+  hidden?: ReadonlySet<number>,
+  ranks?: readonly number[],
+): PieceModel {
   switch (part.type) {
     case "BPE":
-      return new CharacterBpe(part, hidden);
+      return new CharacterBpe(part, hidden, ranks);
     case "Unigram":
       return new UnigramModel({
         pieces: part.vocab.map(([piece]) => piece),
@@ -71,7 +76,7 @@ class CharacterBpe implements PieceModel {
   private readonly bytes: Int32Array;
   private buffer = new Int32Array(256);
 
-  constructor(part: BpePart, hidden: ReadonlySet<number> = new Set()) {
+  constructor(part: BpePart, hidden: ReadonlySet<number> = new Set(), ranks?: readonly number[]) {
     this.part = part;
     this.hidden = hidden;
     const { vocab } = part;
@@ -84,7 +89,8 @@ class CharacterBpe implements PieceModel {
       );
     };
     this.merger = new BpeMerger(
-      part.merges.map(([left, right]) => ({
+      part.merges.map(([left, right], i) => ({
+        rank: ranks?.[i] ?? i,
         left: idOf(left, left, right),
         right: idOf(right, left, right),
         id: idOf(left + right.slice(prefix.length), left, right),

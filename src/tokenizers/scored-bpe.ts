@@ -102,16 +102,18 @@ export class ScoredBpe implements PieceModel {
     return number;
   }
 
-  encode(text: string, ids: number[]): void {
+  encode(text: string, ids: number[], spans?: number[]): void {
     for (const segment of this.userDefined.split(text)) {
-      if ("id" in segment) ids.push(segment.id);
-      else if (this.cuts) this.encodeByWords(segment.text, ids);
-      else this.encodeWhole(segment.text, ids);
+      if ("id" in segment) {
+        ids.push(segment.id);
+        spans?.push(segment.start, segment.end);
+      } else if (this.cuts) this.encodeByWords(segment.text, ids, segment.start, spans);
+      else this.encodeWhole(segment.text, ids, segment.start, spans);
     }
-    if (this.bytes === undefined) fuse(ids, this.unknown);
+    if (this.bytes === undefined) fuse(ids, this.unknown, spans);
   }
 
-  private encodeByWords(text: string, ids: number[]): void {
+  private encodeByWords(text: string, ids: number[], place: number, spans?: number[]): void {
     let start = 0;
     while (start < text.length) {
       let end = start;
@@ -119,12 +121,12 @@ export class ScoredBpe implements PieceModel {
       const next = text.indexOf(SPACE, end);
       end = next === -1 ? text.length : next;
       const word = text.slice(start, end);
-      const known = this.cache.get(word);
+      const known = spans === undefined ? this.cache.get(word) : undefined;
       if (known !== undefined) {
         for (const id of known) ids.push(id);
       } else {
         const first = ids.length;
-        this.encodeWhole(word, ids);
+        this.encodeWhole(word, ids, place + start, spans);
         if (word.length <= 64) {
           if (this.cache.size >= 1 << 16) this.cache.clear();
           this.cache.set(word, ids.slice(first));
@@ -134,9 +136,10 @@ export class ScoredBpe implements PieceModel {
     }
   }
 
-  private encodeWhole(text: string, ids: number[]): void {
+  private encodeWhole(text: string, ids: number[], place: number, spans?: number[]): void {
     if (this.buffer.length < text.length) this.buffer = new Int32Array(text.length * 2);
     const symbols = this.buffer;
+    const widths = spans === undefined ? undefined : new Int32Array(text.length);
     const foreign: string[] = [];
     let length = 0;
     // A character that no piece contains: a symbol that no merge knows.
@@ -144,17 +147,24 @@ export class ScoredBpe implements PieceModel {
     for (const character of text) {
       const known = this.ids.get(character) ?? this.extra.get(character);
       if (known === undefined) foreign.push(character);
+      if (widths !== undefined) widths[length] = character.length;
       symbols[length++] = known ?? beyond + foreign.length - 1;
     }
-    const kept = this.merger.merge(symbols, length);
+    const kept = this.merger.merge(symbols, length, widths);
+    let at = place;
     for (let i = 0; i < kept; i++) {
       const symbol = symbols[i]!;
+      const first = ids.length;
       if (symbol < this.pieces.length) ids.push(symbol);
       else
         this.emitUnknown(
           symbol < beyond ? this.extraText[symbol - this.pieces.length]! : foreign[symbol - beyond]!,
           ids,
         );
+      if (spans === undefined || widths === undefined) continue;
+      // Of the bytes of a character the last one stands for it, as in SentencePiece.
+      for (let id = first; id < ids.length; id++) spans.push(at, id + 1 < ids.length ? at : at + widths[i]!);
+      at += widths[i]!;
     }
   }
 
@@ -165,12 +175,19 @@ export class ScoredBpe implements PieceModel {
 }
 
 /** Unknown pieces in a row are one. */
-function fuse(ids: number[], unknown: number): void {
+function fuse(ids: number[], unknown: number, spans?: number[]): void {
   let kept = 0;
   let previous: number | undefined;
-  for (const id of ids) {
-    if (id !== unknown || previous !== unknown) ids[kept++] = id;
+  for (let i = 0; i < ids.length; i++) {
+    const id = ids[i]!;
+    if (id !== unknown || previous !== unknown) {
+      ids[kept] = id;
+      if (spans !== undefined) spans[2 * kept] = spans[2 * i]!;
+      kept++;
+    }
+    if (spans !== undefined) spans[2 * kept - 1] = spans[2 * i + 1]!;
     previous = id;
   }
   ids.length = kept;
+  if (spans !== undefined) spans.length = 2 * kept;
 }

@@ -5,6 +5,7 @@ import { InputError } from "../tensor/errors.ts";
 import { AddedTokenMatcher } from "./added-tokens.ts";
 import { decodeUtf8, incompleteTail, wellFormed } from "./bytes.ts";
 import { Charsmap } from "./charsmap.ts";
+import { aroundEach, type Encoding, type EncodingInput, encodingsOf, Gatherer } from "./encoding.ts";
 import { NO_FRAME } from "./file-tokenizer.ts";
 import { specialTokenName, type TokenizerConfig } from "./folder.ts";
 import { byteTokens } from "./models.ts";
@@ -18,6 +19,7 @@ import type {
   DecodeOptions,
   EncodeManyOptions,
   EncodeOptions,
+  EncodingOptions,
   StreamOptions,
   Tokenizer,
   TokenStream,
@@ -282,6 +284,108 @@ export class SentencePieceTokenizer implements Tokenizer {
     return texts.map((text) => this.encode(text, options));
   }
 
+  /**
+   * Offsets are those of SentencePiece's own output: the white space that a piece's space symbols stand for belongs to it, and of the bytes of a
+   * character the last one has the character, the others nothing. Words begin where a piece begins with the space symbol.
+   */
+  encoding(text: string, second?: string, options: EncodingOptions = {}): Encoding {
+    return this.encodings([second === undefined ? text : [text, second]], options)[0]!;
+  }
+
+  encodings(inputs: readonly EncodingInput[], options: EncodingOptions = {}): Encoding[] {
+    const { before, after } = this.frame;
+    const post_processor = aroundEach(before, after, (id) => this.parts.pieces[id]!);
+    return encodingsOf(inputs, options, { truncation: null, padding: null, post_processor }, (text, which) =>
+      this.sequence(wellFormed(text), which, options),
+    );
+  }
+
+  private sequence(text: string, which: 0 | 1, { allowedSpecial = "none", offsets }: EncodingOptions): Encoding {
+    const { pieces } = this.parts;
+    const gatherer = new Gatherer(text, which, offsets);
+    let word = -1;
+    const segments = allowedSpecial === "none" ? [{ text, start: 0 }] : this.special(allowedSpecial).split(text);
+    for (const segment of segments) {
+      if ("id" in segment) {
+        gatherer.add(segment.id, pieces[segment.id]!, segment.start, segment.end, ++word);
+        continue;
+      }
+      const { text: normalized, places } = this.aligned(segment.text);
+      const ids: number[] = [];
+      const spans: number[] = [];
+      if (normalized !== "") this.model.encode(normalized, ids, spans);
+      if (this.parts.type === "unigram") bytesApart(normalized, ids, spans, this.bytes);
+      ids.forEach((id, i) => {
+        const start = spans[2 * i]!;
+        if (start === 0 || normalized[start] === SPACE) word++;
+        const [from, to] = [places[start]!, places[spans[2 * i + 1]!]!];
+        gatherer.add(id, pieces[id]!, segment.start + from, segment.start + to, word);
+      });
+    }
+    return gatherer.encoding;
+  }
+
+  /** What `normalize` makes of a text, and for each of its units, and its end, the place in the text that it comes from. */
+  private aligned(text: string): { readonly text: string; readonly places: readonly number[] } {
+    const { addDummyPrefix, removeExtraWhitespaces, escapeWhitespaces, whitespaceAsSuffix } = this.parts;
+    let units: string[] = [];
+    let places: number[] = [];
+    const put = (made: string, at: number): void => {
+      for (const unit of made.split("")) {
+        units.push(unit);
+        places.push(at);
+      }
+    };
+    const copy = (start: number, end: number): void => {
+      for (let i = start; i < end; i++) put(text[i]!, i);
+    };
+    for (const segment of this.userDefined.split(text)) {
+      if ("id" in segment) {
+        copy(segment.start, segment.end);
+        continue;
+      }
+      let copied = 0;
+      this.charsmap?.eachLongest(segment.text, (start, end, made) => {
+        copy(segment.start + copied, segment.start + start);
+        put(made, segment.start + start);
+        copied = end;
+      });
+      copy(segment.start + copied, segment.start + segment.text.length);
+    }
+    let end = text.length;
+    /** Without the units from `stop` on. */
+    const cutTo = (stop: number): void => {
+      if (stop === units.length) return;
+      end = places[stop]!;
+      units.length = stop;
+      places.length = stop;
+    };
+    const endWithout = (symbol: string): number => {
+      let stop = units.length;
+      while (stop > 0 && units[stop - 1] === symbol) stop--;
+      return stop;
+    };
+    if (removeExtraWhitespaces) {
+      const kept = units.map((unit, i) => unit !== " " || (i > 0 && units[i - 1] !== " "));
+      units = units.filter((_, i) => kept[i]);
+      places = places.filter((_, i) => kept[i]);
+      cutTo(endWithout(" "));
+    }
+    if (units.length === 0) return { text: "", places: [end] };
+    if (addDummyPrefix && !whitespaceAsSuffix) {
+      units.unshift(" ");
+      places.unshift(places[0]!);
+    }
+    if (escapeWhitespaces) units = units.map((unit) => (unit === " " ? SPACE : unit));
+    if (removeExtraWhitespaces && escapeWhitespaces) cutTo(endWithout(SPACE));
+    if (addDummyPrefix && whitespaceAsSuffix) {
+      units.push(escapeWhitespaces ? SPACE : " ");
+      places.push(end);
+    }
+    places.push(end);
+    return { text: units.join(""), places };
+  }
+
   /** The text as the model sees it: characters mapped, spaces visible, collapsed where the model says so, one put in front. */
   private normalize(text: string): string {
     const { addDummyPrefix, removeExtraWhitespaces, escapeWhitespaces, whitespaceAsSuffix } = this.parts;
@@ -371,6 +475,23 @@ export class SentencePieceTokenizer implements Tokenizer {
     }
     writeFileAtomic(join(folder, "tokenizer.model"), this.source);
     writeFileAtomic(join(folder, "tokenizer_config.json"), `${JSON.stringify(this.config, null, 2)}\n`);
+  }
+}
+
+/** Spans of the bytes of unknown characters: from the whole run of them to the character each ends, or nothing. */
+function bytesApart(text: string, ids: readonly number[], spans: number[], bytes: ReadonlyMap<number, number>): void {
+  let at = 0;
+  let left = 0;
+  for (let i = 0; i < ids.length; i++) {
+    if (!bytes.has(ids[i]!)) continue;
+    const sameRun = i > 0 && bytes.has(ids[i - 1]!);
+    if (!sameRun) at = spans[2 * i]!;
+    const character = String.fromCodePoint(text.codePointAt(at)!);
+    if (left === 0) left = Buffer.byteLength(character);
+    left--;
+    spans[2 * i] = at;
+    if (left === 0) at += character.length;
+    spans[2 * i + 1] = at;
   }
 }
 

@@ -1,9 +1,19 @@
 import { join } from "node:path";
 import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
+import type { Segment } from "./added-tokens.ts";
 import { NumberHeap } from "./bpe.ts";
 import { encodeUtf8, Utf8Stream, wellFormed } from "./bytes.ts";
-import type { DecodeOptions, EncodeOptions, StreamOptions, Tokenizer, TokenStream } from "./types.ts";
+import { aroundEach, type Encoding, type EncodingInput, encodingsOf, Gatherer } from "./encoding.ts";
+import type {
+  AllowedSpecial,
+  DecodeOptions,
+  EncodeOptions,
+  EncodingOptions,
+  StreamOptions,
+  Tokenizer,
+  TokenStream,
+} from "./types.ts";
 
 /** A SentencePiece vocabulary of type BPE: each piece's text and score; the best score among neighbours is merged first. */
 export interface ScoredPieces {
@@ -89,37 +99,89 @@ export class Llama2cTokenizer implements Tokenizer {
   encode(text: string, options: EncodeOptions = {}): number[] {
     const { addSpecialTokens = true, allowedSpecial = "none" } = options;
     const ids: number[] = addSpecialTokens ? [BOS] : [];
-    const names =
-      allowedSpecial === "all" ? [...this.specialTokens.keys()] : allowedSpecial === "none" ? [] : allowedSpecial;
-    const known = names.filter((name) => this.specialTokens.has(name));
-    let rest = wellFormed(text);
-    while (rest !== "") {
-      const found = known
-        .map((name) => ({ name, at: rest.indexOf(name) }))
-        .filter(({ at }) => at !== -1)
-        .sort((a, b) => a.at - b.at)[0];
-      for (const id of this.encodePlain(found === undefined ? rest : rest.slice(0, found.at))) ids.push(id);
-      if (found === undefined) break;
-      ids.push(this.specialTokens.get(found.name)!);
-      rest = rest.slice(found.at + found.name.length);
+    for (const segment of this.segments(wellFormed(text), allowedSpecial)) {
+      if ("id" in segment) ids.push(segment.id);
+      else for (const id of this.encodePlain(segment.text)) ids.push(id);
     }
     return ids;
   }
 
-  /** One stretch of text without special tokens: a leading space, pieces of single characters, then merges. */
-  private encodePlain(text: string): number[] {
+  /** The special tokens that were found, and the text between them. */
+  private segments(text: string, allowed: AllowedSpecial): Segment[] {
+    const names = allowed === "all" ? [...this.specialTokens.keys()] : allowed === "none" ? [] : allowed;
+    const known = names.filter((name) => this.specialTokens.has(name));
+    const out: Segment[] = [];
+    for (let start = 0; start < text.length; ) {
+      const found = known
+        .map((name) => ({ name, at: text.indexOf(name, start) }))
+        .filter(({ at }) => at !== -1)
+        .sort((a, b) => a.at - b.at)[0];
+      const end = found?.at ?? text.length;
+      if (end > start) out.push({ text: text.slice(start, end), start });
+      if (found === undefined) break;
+      start = end + found.name.length;
+      out.push({ id: this.specialTokens.get(found.name)!, start: end, end: start });
+    }
+    return out;
+  }
+
+  /**
+   * Offsets as SentencePiece gives them: of the bytes of a character the last one has the character, the others nothing. Words begin where a piece
+   * begins with a space.
+   */
+  encoding(text: string, second?: string, options: EncodingOptions = {}): Encoding {
+    return this.encodings([second === undefined ? text : [text, second]], options)[0]!;
+  }
+
+  encodings(inputs: readonly EncodingInput[], options: EncodingOptions = {}): Encoding[] {
+    const post_processor = aroundEach([BOS], [], (id) => this.strings[id]!);
+    return encodingsOf(inputs, options, { truncation: null, padding: null, post_processor }, (text, which) =>
+      this.sequence(wellFormed(text), which, options),
+    );
+  }
+
+  private sequence(text: string, which: 0 | 1, { allowedSpecial = "none", offsets }: EncodingOptions): Encoding {
+    const gatherer = new Gatherer(text, which, offsets);
+    let word = -1;
+    for (const segment of this.segments(text, allowedSpecial)) {
+      if ("id" in segment) {
+        gatherer.add(segment.id, this.strings[segment.id]!, segment.start, segment.end, ++word);
+        continue;
+      }
+      const starts: number[] = [];
+      const ids = this.encodePlain(segment.text, starts);
+      ids.forEach((id, i) => {
+        if (this.strings[id]!.startsWith(" ") || i === 0) word++;
+        const end = segment.start + (starts[i + 1] ?? segment.text.length);
+        gatherer.add(id, this.strings[id]!, segment.start + starts[i]!, end, word);
+      });
+    }
+    return gatherer.encoding;
+  }
+
+  /**
+   * One stretch of text without special tokens: a leading space, pieces of single characters, then merges.
+   * @param starts receives where each piece begins
+   */
+  private encodePlain(text: string, starts: number[] = []): number[] {
     if (text === "") return [];
     const symbols: number[] = [];
+    // The space in front stands at the place of the first character.
+    let at = -1;
     for (const character of ` ${text}`) {
       const id = this.ids.get(character);
-      if (id !== undefined) symbols.push(id);
-      else for (const byte of encodeUtf8(character)) symbols.push(FIRST_BYTE + byte);
+      const made = id === undefined ? Array.from(encodeUtf8(character), (byte) => FIRST_BYTE + byte) : [id];
+      for (const symbol of made) {
+        symbols.push(symbol);
+        starts.push(Math.max(0, at));
+      }
+      at += character.length;
     }
-    return this.mergeByScore(symbols);
+    return this.mergeByScore(symbols, starts);
   }
 
   /** Merges the neighbours that make the piece with the best score, the leftmost among equals, until none is left. */
-  private mergeByScore(symbols: number[]): number[] {
+  private mergeByScore(symbols: number[], starts: number[]): number[] {
     const count = symbols.length;
     const next = Int32Array.from(symbols, (_, i) => (i + 1 < count ? i + 1 : -1));
     const previous = Int32Array.from(symbols, (_, i) => i - 1);
@@ -153,7 +215,15 @@ export class Llama2cTokenizer implements Tokenizer {
       offer(at);
       if (previous[at] !== -1) offer(previous[at]!);
     }
-    return symbols.filter((id) => id !== -1);
+    let kept = 0;
+    symbols.forEach((id, i) => {
+      if (id === -1) return;
+      symbols[kept] = id;
+      starts[kept++] = starts[i]!;
+    });
+    symbols.length = kept;
+    starts.length = kept;
+    return symbols;
   }
 
   encodeBatch(texts: readonly string[], options: EncodeOptions = {}): number[][] {

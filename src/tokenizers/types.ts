@@ -1,3 +1,4 @@
+import type { Encoding, EncodingInput } from "./encoding.ts";
 import type { Padding, Truncation } from "./schema.ts";
 
 /** Which special tokens the text itself may spell out. */
@@ -58,6 +59,13 @@ export interface Tokenizer {
   /** Never throws on any string; lone surrogates count as U+FFFD. */
   encode(text: string, options?: EncodeOptions): number[];
   encodeBatch(texts: readonly string[], options?: EncodeOptions): number[][];
+  /**
+   * Ids with what they stand for: offsets, words, masks, types of a text or a pair.
+   * @throws InputError when the truncation cannot be done
+   */
+  encoding(text: string, second?: string, options?: EncodingOptions): Encoding;
+  /** The encodings of texts or pairs; padding to the longest, where asked for, is to the longest of these. */
+  encodings(inputs: readonly EncodingInput[], options?: EncodingOptions): Encoding[];
   /**
    * The ids of many texts (strings or UTF-8), on several threads and away from the JavaScript thread where the tokenizer has a native
    * encoder. Arrays of bytes must not change meanwhile. Use the function `encodeMany`, which works for every tokenizer.
