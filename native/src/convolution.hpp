@@ -55,6 +55,8 @@ void kernel_gradient(const KernelGradientArgs& args);
 /** The same kernels as compiled for one instruction set. */
 struct ConvolutionTable {
   void (*direct_convolution)(const DirectConvolutionArgs&);
+};
+struct KernelGradientTable {
   void (*kernel_gradient)(const KernelGradientArgs&);
 };
 

@@ -26,6 +26,8 @@ type Reason =
    * autocast.
    */
   | "held"
+  /** The gradient of an activation on its way from a convolution to a batch norm, as under PyTorch's autocast; sums of several stay in f32. */
+  | "passed"
   /** A weight's gradient that goes into its norm and the optimizer and nowhere else; sums over parts of a batch stay in f32. */
   | "gradient";
 
@@ -64,6 +66,10 @@ export function narrowToBfloat16(graph: Graph, options: NarrowOptions): Graph {
         continue;
       }
       if (!options.held) continue;
+      if (v.node!.op.name === "convolution" && writesBfloat16(v) && all.every(takesResultGradient)) {
+        reasons.set(v, "passed");
+        continue;
+      }
       const held = Math.max(...all.map((u) => products.get(u.node)!)) - products.get(node)! >= HELD_PRODUCTS;
       if (held && heldBetween(v, all)) reasons.set(v, "held");
     }
@@ -145,7 +151,7 @@ function readsSign({ node, input }: Use): boolean {
   return node.op.name === "batch_norm_grad" && input === 5;
 }
 
-/** Inputs of a batch norm and of its gradient that may be bf16, the gradient of the result aside. */
+/** What a batch norm and its gradient read of its operand, residual and result: all of it may be bf16. */
 function isNormalised(use: Use): boolean {
   const { node, input } = use;
   return (
@@ -153,6 +159,11 @@ function isNormalised(use: Use): boolean {
     (node.op.name === "batch_norm_grad" && input === 1) ||
     readsSign(use)
   );
+}
+
+/** The gradient of a batch norm's result may be bf16 too. */
+function takesResultGradient({ node, input }: Use): boolean {
+  return node.op.name === "batch_norm_grad" && input === 0;
 }
 
 /** A sum beside the products, such as a bias's gradient: the region that makes the value folds it from its registers, before any rounding. */
@@ -264,7 +275,13 @@ function rewrite(graph: Graph, reasons: ReadonlyMap<Value, Reason>): Graph {
       const use = { node, input };
       const takes =
         reasons.has(root) &&
-        (rounds(use) || carriesHeads(use) || isAttended(use) || isNormalised(use) || takesGradient(use) || isBase(use));
+        (rounds(use) ||
+          carriesHeads(use) ||
+          isAttended(use) ||
+          isNormalised(use) ||
+          takesResultGradient(use) ||
+          takesGradient(use) ||
+          isBase(use));
       return takes ? asNarrow(v) : asWide(v, node);
     });
     const direct = node.outputs.map((v) => reasons.has(v) && !node.op.elementwise && writesBfloat16(v));
