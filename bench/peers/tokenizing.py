@@ -98,8 +98,73 @@ def with_sentencepiece(p):
     return f"sentencepiece {sentencepiece.__version__}", lambda texts: processor.encode(texts, num_threads=THREADS)
 
 
+LOOK = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": 'Look around <here> & "there".',
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "where": {"type": "string", "description": "a place, 東"},
+                "n": {"type": "integer"},
+                "deep": {"type": "array", "items": {"type": "number"}},
+            },
+            "required": ["where"],
+        },
+    },
+}
+WAIT = {"type": "function", "function": {"name": "wait", "description": "Wait.", "parameters": {"type": "object", "properties": {}}}}
+ARGUMENTS = {"where": "東", "n": 2, "deep": [1.5, True, None]}
+PLAIN = [
+    {"role": "user", "content": "Hello, who are you?"},
+    {"role": "assistant", "content": "A howdah \U0001f418, 子曰.\n"},
+    {"role": "user", "content": "  Is that so?\n"},
+]
+SYSTEM = [{"role": "system", "content": "Be brief. "}, *PLAIN]
+CALLED = [
+    {"role": "user", "content": "Look."},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "abcdef123", "type": "function", "function": {"name": "look", "arguments": ARGUMENTS}}],
+    },
+    {"role": "tool", "name": "look", "tool_call_id": "abcdef123", "content": '{"found": "an elephant"}'},
+    {"role": "assistant", "content": "  An elephant. "},
+    {"role": "user", "content": "Thanks."},
+]
+THOUGHT = [
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "<think>\neasy\n</think>\n\n4"},
+    {"role": "user", "content": "And 3+3?"},
+]
+
+
+def templates(folder):
+    """What transformers makes of conversations with each template of a folder; None where it refuses."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), bos_token="<s>", eos_token="</s>")
+    out = []
+    for path in sorted(Path(folder).glob("*.jinja")):
+        for messages, tools in [(PLAIN, None), (SYSTEM, None), (SYSTEM, [LOOK, WAIT]), (CALLED, [LOOK, WAIT]), (THOUGHT, None)]:
+            for prompt in [False, True]:
+                case = {"file": path.name, "messages": messages, "tools": tools, "prompt": prompt}
+                options = {"tools": tools, "add_generation_prompt": prompt, "tokenize": False}
+                try:
+                    # A copy: some templates change what they are given.
+                    copy = json.loads(json.dumps(messages))
+                    case["text"] = tokenizer.apply_chat_template(copy, chat_template=path.read_text(encoding="utf-8"), **options)
+                except Exception as error:
+                    case["text"], case["error"] = None, str(error)
+                out.append(case)
+    return out
+
+
 def prepare(request):
     p = request["parameters"]
+    if p["task"] == "templates":
+        return "transformers", lambda: {"seconds": 0.0, "output": templates(p["file"])}
     texts = json.loads(Path(p["file"]).read_text(encoding="utf-8"))
     if p["task"] == "train":
         return f"tokenizers {tokenizers.__version__}", lambda: train(texts, p["vocabulary"])

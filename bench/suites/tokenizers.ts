@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { defineCommand } from "../../src/cli/command.ts";
 import { InputError } from "../../src/tensor/errors.ts";
-import { encodeMany, loadTokenizer } from "../../src/tokenizers/index.ts";
+import { applyChatTemplate, type ChatMessage, encodeMany, loadTokenizer } from "../../src/tokenizers/index.ts";
 import { CL100K_PATTERN, O200K_PATTERN } from "../../src/tokenizers/tiktoken.ts";
 import type { Entrant, Work } from "../contest.ts";
 import { corpus } from "../corpus.ts";
@@ -41,6 +41,11 @@ const options = z.object({
     .string()
     .optional()
     .describe("a folder with llama.cpp's vocabularies and test vectors (ggml-vocab-*.gguf, .gguf.inp, .gguf.out)")
+    .meta({ value: "DIR" }),
+  templates: z
+    .string()
+    .optional()
+    .describe("a folder of chat templates (*.jinja) to render beside transformers' apply_chat_template")
     .meta({ value: "DIR" }),
   tokenizer: z
     .array(z.string())
@@ -80,6 +85,9 @@ export const tokenizers = defineCommand({
       throw new InputError(`--works: there are ${patterns.map((p) => p.name).join(", ")}.`);
 
     if (parts("parity") && o.vectors !== undefined) results.vectors = await vectorsIn(o.vectors, print);
+
+    if (parts("parity") && o.templates !== undefined && !o.alone)
+      results.templates = await templatesIn(o.templates, parameters("templates", o.templates, 1), print);
 
     if (parts("parity") && o.parity > 0 && !o.alone) {
       machine(print);
@@ -178,6 +186,44 @@ async function vectorsIn(folder: string, print: (line: string) => void): Promise
     count += vectors.length;
   }
   return count;
+}
+
+/** Conversations with and without tools in the templates of a folder, beside transformers. */
+async function templatesIn(folder: string, parameters: TokenizerParameters, print: (line: string) => void) {
+  interface Case {
+    readonly file: string;
+    readonly messages: ChatMessage[];
+    readonly tools: Record<string, unknown>[] | null;
+    readonly prompt: boolean;
+    readonly text: string | null;
+  }
+  const cases = (await once(pythonPeer("", "tokenizing", "transformers"), parameters)).output as Case[];
+  const counts = { same: 0, bothRefuse: 0, onlyWeRefuse: 0, onlyTheyRefuse: 0, differ: 0 };
+  const said = new Set<string>();
+  for (const { file, messages, tools, prompt, text } of cases) {
+    let mine: string | null = null;
+    let why = "another text";
+    try {
+      mine = applyChatTemplate(await readFile(join(folder, file), "utf8"), messages, {
+        ...(tools === null ? {} : { tools }),
+        addGenerationPrompt: prompt,
+        bosToken: "<s>",
+        eosToken: "</s>",
+      });
+    } catch (error) {
+      if (!(error instanceof InputError)) throw error;
+      why = error.message;
+    }
+    if (mine === text) counts[text === null ? "bothRefuse" : "same"]++;
+    else {
+      counts[mine === null ? "onlyWeRefuse" : text === null ? "onlyTheyRefuse" : "differ"]++;
+      const line = `  ${file}: ${text === null ? "transformers refuses" : why}`;
+      if (!said.has(line)) print(line);
+      said.add(line);
+    }
+  }
+  print(`  ${cases.length} conversations in chat templates: ${JSON.stringify(counts)}`);
+  return counts;
 }
 
 async function once(

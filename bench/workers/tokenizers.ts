@@ -21,8 +21,8 @@ import { root } from "../environment.ts";
 import type { Prepare, Ready } from "../worker.ts";
 
 export interface TokenizerParameters {
-  readonly task: "encode" | "ids" | "train";
-  /** The JSON array of texts. */
+  readonly task: "encode" | "ids" | "train" | "templates";
+  /** The JSON array of texts; or the folder of templates. */
   readonly file: string;
   /** A splitting expression by name, or the path of a tokenizer. */
   readonly pattern: string;

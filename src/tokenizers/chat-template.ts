@@ -1,6 +1,6 @@
-import { Template } from "@huggingface/jinja";
 import { InputError } from "../tensor/errors.ts";
 import type { TokenizerConfig } from "./folder.ts";
+import { Template } from "./jinja.ts";
 import type { Tokenizer } from "./types.ts";
 
 /** One turn. `name` is who speaks in the role ("JULIET" as the assistant); templates that know no names ignore it. */

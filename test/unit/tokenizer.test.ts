@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../../src/tensor/errors.ts";
 import { BpeMerger } from "../../src/tokenizers/bpe.ts";
 import {
+  applyChatTemplate,
   CHAT_SPECIAL_TOKENS,
   CHAT_TOKENIZER_CONFIG,
   checkTokenizerFile,
@@ -392,6 +393,14 @@ describe("chat", () => {
       ),
       { numRuns: 200 },
     );
+  });
+
+  test("strip takes the characters it is given, and lists and booleans are printed as Python prints them", () => {
+    const messages = [{ role: "user", content: "\n\n  x \n", list: ["it's", true, null, { a: 1.5 }] }];
+    const template =
+      "{{ messages[0].content.lstrip('\\n') }}|{{ messages[0].content.rstrip('\\n') }}|{{ messages[0].content.strip('\\n ') }}|" +
+      "{{ messages[0].content.strip() }}|{{ messages[0].list }}|{{ true }}";
+    expect(applyChatTemplate(template, messages)).toBe("  x \n|\n\n  x |x|x|[\"it's\", True, None, {'a': 1.5}]|True");
   });
 
   test("a template that refuses, or cannot be parsed, is an input error with its own words", () => {
