@@ -175,7 +175,7 @@ class Pool {
   static constexpr int64_t microsecond = 1000, millisecond = 1000 * microsecond;
   /** Waiting for a thread that has lost its core is worth a rest from here on. */
   static constexpr int64_t long_wait = 300 * microsecond;
-  /** A job that the caller has worked on alone for so long is worth calling the others, rest or not. */
+  /** A job that the caller has worked on alone for so long, or for an eighth of their rest, is worth calling the others. */
   static constexpr int64_t long_job = 2 * millisecond;
   /** A rest that did not help, since the same happened this soon after, is followed by one of twice the length. */
   static constexpr int64_t soon = 8 * millisecond, longest_rest = 64 * millisecond;
@@ -207,7 +207,8 @@ class Pool {
     if (!resting) wake();
     inside_task = true;
     if (resting) {
-      while (nanoseconds_now() - start < long_job && take()) {
+      const int64_t alone = rest / 8 > long_job ? rest / 8 : long_job;
+      while (nanoseconds_now() - start < alone && take()) {
       }
       if (remaining.load(std::memory_order_relaxed) > 0) {
         open.store(true, std::memory_order_seq_cst);

@@ -72,7 +72,7 @@ void fetch_when_idle(const void* data, int64_t bytes);
 
 /**
  * body(first, last) over all of 0 .. count, in pieces of `grain`. Each thread goes through a share of its own from the front, so that it
- * reads one long run of memory; whoever is done helps the others from the back of theirs.
+ * reads one long run of memory; whoever is done takes over the back half of what another one has left.
  */
 template <class F>
 void parallel_runs(int64_t count, int64_t grain, F&& body);
@@ -106,20 +106,30 @@ void parallel_runs(int64_t count, int64_t grain, F&& body) {
   }
   parallel_for(threads, [&](int64_t, int thread) {
     const int own = thread < threads ? thread : 0;
-    for (int turn = 0; turn < threads; turn++) {
-      std::atomic<uint64_t>& span = shares[(own + turn) % threads].span;
-      uint64_t now = span.load(std::memory_order_relaxed);
-      while (true) {
+    const auto span_of = [](uint64_t first, uint64_t last) { return first << 32 | last; };
+    while (true) {
+      for (uint64_t now = shares[own].span.load(std::memory_order_relaxed);;) {
         const int64_t first = static_cast<int64_t>(now >> 32), last = static_cast<int64_t>(now & 0xffffffff);
         if (first >= last) break;
-        const int64_t n = grain < last - first ? grain : last - first;
-        const int64_t begin = turn == 0 ? first : last - n;
-        const int64_t rest_first = turn == 0 ? first + n : first, rest_last = turn == 0 ? last : last - n;
-        if (!span.compare_exchange_weak(now, static_cast<uint64_t>(rest_first) << 32 | static_cast<uint64_t>(rest_last), std::memory_order_relaxed))
-          continue;
-        body(begin, begin + n);
-        now = span.load(std::memory_order_relaxed);
+        const int64_t end = first + (grain < last - first ? grain : last - first);
+        if (!shares[own].span.compare_exchange_weak(now, span_of(end, last), std::memory_order_relaxed)) continue;
+        body(first, end);
+        now = shares[own].span.load(std::memory_order_relaxed);
       }
+      // The back half of what another one has left is this thread's next share.
+      bool helped = false;
+      for (int turn = 1; turn < threads && !helped; turn++) {
+        std::atomic<uint64_t>& span = shares[(own + turn) % threads].span;
+        for (uint64_t now = span.load(std::memory_order_relaxed); !helped;) {
+          const int64_t first = static_cast<int64_t>(now >> 32), last = static_cast<int64_t>(now & 0xffffffff);
+          if (first >= last) break;
+          const int64_t middle = last - first <= grain ? first : first + (last - first) / 2;
+          if (!span.compare_exchange_weak(now, span_of(first, middle), std::memory_order_relaxed)) continue;
+          shares[own].span.store(span_of(middle, last), std::memory_order_relaxed);
+          helped = true;
+        }
+      }
+      if (!helped) return;
     }
   });
 }

@@ -1,6 +1,7 @@
 // The thread pool: every task runs once, whoever calls and however often.
 #include "pool.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -85,15 +86,53 @@ TEST("pool: limit_threads(1) keeps all work on the caller") {
 }
 
 #ifdef __linux__
+static void busy(int microseconds) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(microseconds);
+  while (std::chrono::steady_clock::now() < end) {
+  }
+}
+
+/** On which cores the caller and the other threads of the pool may run, until it ends. */
+class Cores {
+ public:
+  Cores() {
+    if (thread_count() < 2 || sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) < thread_count()) return;
+    std::vector<std::atomic<int>> seen(static_cast<size_t>(thread_count()));
+    const auto count = [&] { return std::count_if(seen.begin() + 1, seen.end(), [](const auto& id) { return id != 0; }); };
+    for (int round = 0; round < 5000 && count() < thread_count() - 1; round++)
+      parallel_for(64, [&](int64_t, int thread) {
+        seen[static_cast<size_t>(thread)] = static_cast<int>(gettid());
+        busy(20);
+      });
+    known = count() == thread_count() - 1;
+    if (known) for (size_t i = 1; i < seen.size(); i++) others.push_back(seen[i]);
+    CPU_ZERO(&one);
+    for (int c = 0; CPU_COUNT(&one) == 0; c++)
+      if (CPU_ISSET(c, &all)) CPU_SET(c, &one);
+    CPU_XOR(&rest, &all, &one);
+  }
+  ~Cores() { put(all, all); }
+  void together() { put(one, one); }
+  void apart() { put(one, rest); }
+  /** False on a machine with too few cores, or so busy that not all threads were seen. */
+  bool known = false;
+
+ private:
+  void put(const cpu_set_t& caller, const cpu_set_t& elsewhere) {
+    if (!known) return;
+    sched_setaffinity(0, sizeof caller, &caller);
+    for (const int id : others) sched_setaffinity(id, sizeof elsewhere, &elsewhere);
+  }
+  cpu_set_t all, one, rest;
+  std::vector<int> others;
+};
+
 TEST("pool: after a thread has kept everybody waiting without a core, short jobs are the caller's alone and long ones are shared") {
-  if (thread_count() < 2) return;
+  Cores cores;
+  if (!cores.known) return;
+  cores.apart();
   using Clock = std::chrono::steady_clock;
   const auto milliseconds = [](int n) { std::this_thread::sleep_for(std::chrono::milliseconds(n)); };
-  const auto busy = [](int microseconds) {
-    const auto end = Clock::now() + std::chrono::microseconds(microseconds);
-    while (Clock::now() < end) {
-    }
-  };
   bool rested = false, shared = false;
   // A thread that sleeps looks like one that has lost its core. On a machine with other work it may take several tries to see it.
   for (int round = 0; round < 50 && !(rested && shared); round++) {
@@ -123,16 +162,9 @@ TEST("pool: after a thread has kept everybody waiting without a core, short jobs
 }
 
 TEST("pool: a thread that is put on the caller's core takes no tasks until it has a core of its own") {
-  if (thread_count() < 2) return;
-  cpu_set_t all;
-  CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
-  if (CPU_COUNT(&all) < thread_count()) return;
-  const auto busy = [](int microseconds) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(microseconds);
-    while (std::chrono::steady_clock::now() < end) {
-    }
-  };
-  const auto others_in = [&](int jobs) {
+  Cores cores;
+  if (!cores.known) return;
+  const auto others_in = [](int jobs) {
     std::atomic<int> others{0};
     for (int job = 0; job < jobs; job++)
       parallel_for(16, [&](int64_t, int thread) {
@@ -141,36 +173,13 @@ TEST("pool: a thread that is put on the caller's core takes no tasks until it ha
       });
     return others.load();
   };
-  std::vector<std::atomic<int>> ids(static_cast<size_t>(thread_count()));
-  const auto known = [&] {
-    int n = 1;
-    for (size_t i = 1; i < ids.size(); i++) n += ids[i] != 0;
-    return n == thread_count();
-  };
-  for (int round = 0; round < 5000 && !known(); round++)
-    parallel_for(64, [&](int64_t, int thread) {
-      ids[static_cast<size_t>(thread)] = static_cast<int>(gettid());
-      busy(20);
-    });
-  if (!known()) return;  // a machine so busy that not all of them came
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  for (int c = 0; CPU_COUNT(&one) == 0; c++)
-    if (CPU_ISSET(c, &all)) CPU_SET(c, &one);
-  cpu_set_t rest;
-  CPU_XOR(&rest, &all, &one);
-  const auto put = [&](const cpu_set_t& caller, const cpu_set_t& others) {
-    sched_setaffinity(0, sizeof caller, &caller);
-    for (size_t i = 1; i < ids.size(); i++) sched_setaffinity(ids[i], sizeof others, &others);
-  };
-  put(one, one);
+  cores.together();
   others_in(1);
   CHECK(others_in(100) == 0);
-  put(one, rest);
+  cores.apart();
   std::this_thread::sleep_for(std::chrono::milliseconds(70));
   int others = 0;
   for (int round = 0; round < 200 && others == 0; round++) others = others_in(4);
-  put(all, all);
   CHECK(others > 0);
 }
 #endif
@@ -206,4 +215,19 @@ TEST("pool: scratch is aligned, each thread's own, and keeps its contents") {
   CHECK(wrong == 0);
   scratch(2, 4096)[1000] = 5;
   CHECK(scratch(2, 4096)[1000] == 5);
+}
+
+TEST("pool: parallel_runs covers each number once, whoever helps whom") {
+  for (const int64_t count : {int64_t{1}, int64_t{7}, int64_t{64}, int64_t{1001}})
+    for (const int64_t grain : {int64_t{1}, int64_t{3}, int64_t{50}})
+      for (int round = 0; round < 50; round++) {
+        std::vector<std::atomic<int>> times(static_cast<size_t>(count));
+        std::atomic<int> wrong{0};
+        parallel_runs(count, grain, [&](int64_t first, int64_t last) {
+          wrong += first >= last;
+          for (int64_t i = first; i < last; i++) times[static_cast<size_t>(i)]++;
+        });
+        for (const auto& n : times) wrong += n != 1;
+        CHECK(wrong == 0);
+      }
 }
