@@ -1,5 +1,6 @@
 #include "executor.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -7,6 +8,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <thread>
+#include <unordered_map>
 
 #include "error.hpp"
 #include "pool.hpp"
@@ -49,6 +51,65 @@ Location parse_location(const Json& storage, int64_t bytes, int64_t inputs, int6
   if (index % kAlignment != 0) fail("An arena offset is not a multiple of ", kAlignment, ".");
   check(index + bytes, arena);
   return {Location::Space::arena, index};
+}
+
+}  // namespace
+
+namespace {
+
+/** Bytes of the arena that hold a value from one instruction to another, both included. */
+struct Held {
+  int64_t offset, bytes;
+  size_t first, last;
+};
+
+/** What an instruction reads and writes in the arena, and how much workspace its kernel wants. */
+struct Needs {
+  std::vector<Held> reads, writes;
+  int64_t workspace = 0;
+};
+
+/**
+ * Finds each workspace a place on the stack where no value lies while its instruction runs: in a hole of the arena, or from the last such
+ * value on, past the arena's end if need be. @returns the size of the stack
+ */
+int64_t place_workspaces(const std::vector<Needs>& needs, const std::vector<Held>& outputs, int64_t arena, std::vector<int64_t>& places) {
+  std::vector<Held> held;
+  // A view begins where what it shows begins, so the last value written there is the one that is read.
+  std::unordered_map<int64_t, size_t> latest;
+  const auto read = [&](const Held& r, size_t at) {
+    const auto [found, is_new] = latest.try_emplace(r.offset, held.size());
+    if (is_new) held.push_back({r.offset, r.bytes, 0, at});
+    held[found->second].last = at;
+    held[found->second].bytes = std::max(held[found->second].bytes, r.bytes);
+  };
+  for (size_t i = 0; i < needs.size(); ++i) {
+    for (const Held& r : needs[i].reads) read(r, i);
+    for (const Held& w : needs[i].writes) {
+      latest[w.offset] = held.size();
+      held.push_back({w.offset, w.bytes, i, i});
+    }
+  }
+  for (const Held& o : outputs) read(o, needs.size());
+
+  int64_t stack = arena;
+  places.assign(needs.size(), arena);
+  for (size_t i = 0; i < needs.size(); ++i) {
+    const int64_t wanted = align_up(needs[i].workspace);
+    if (wanted == 0) continue;
+    std::vector<std::pair<int64_t, int64_t>> taken;
+    for (const Held& h : held)
+      if (h.first <= i && i <= h.last) taken.emplace_back(h.offset, align_up(h.offset + h.bytes));
+    std::sort(taken.begin(), taken.end());
+    int64_t place = 0;
+    for (const auto& [from, to] : taken) {
+      if (place + wanted <= from) break;
+      place = std::max(place, to);
+    }
+    places[i] = place;
+    stack = std::max(stack, place + wanted);
+  }
+  return stack;
 }
 
 }  // namespace
@@ -103,7 +164,10 @@ std::shared_ptr<Executable> Executable::compile(const Json& program, const std::
     made->aliases_.emplace_back(ids[0], ids[1]);
   }
 
-  int64_t most_workspace = 0;
+  const auto in_arena = [](std::vector<Held>& to, const Location& where, int64_t bytes) {
+    if (where.space == Location::Space::arena && bytes > 0) to.push_back({where.index, bytes, 0, 0});
+  };
+  std::vector<Needs> needs;
   for (const Json& encoded : program.at("instructions").array()) {
     Instruction instruction;
     instruction.op = encoded.at("op").string();
@@ -111,15 +175,18 @@ std::shared_ptr<Executable> Executable::compile(const Json& program, const std::
     instruction.attributes = &encoded["attributes"];
     instruction.bf16_matmul = bf16_matmul;
     Step step;
+    Needs& wants = needs.emplace_back();
     step.op = instruction.op;
     step.scope = instruction.scope;
     for (const int64_t id : encoded.at("inputs").integers()) {
       instruction.inputs.push_back(types[at(id)]);
       step.in_locations.push_back(locations[at(id)]);
+      in_arena(wants.reads, locations[at(id)], types[at(id)].bytes);
     }
     for (const int64_t id : encoded.at("outputs").integers()) {
       instruction.outputs.push_back(types[at(id)]);
       step.out_locations.push_back(locations[at(id)]);
+      in_arena(wants.writes, locations[at(id)], types[at(id)].bytes);
       // Inputs may be written to: a donated one serves as storage once it has been read for the last time.
       const Location to = locations[at(id)];
       if (to.space == Location::Space::constant) instruction.wrong("it would write to a constant");
@@ -142,7 +209,7 @@ std::shared_ptr<Executable> Executable::compile(const Json& program, const std::
     step.in.resize(step.in_locations.size());
     step.out.resize(step.out_locations.size());
     if (instruction.op == "quantized_linear") step.weight_bytes = instruction.inputs[1].bytes;
-    if (instruction.workspace_bytes > most_workspace) most_workspace = instruction.workspace_bytes;
+    wants.workspace = instruction.workspace_bytes;
     made->steps_.push_back(std::move(step));
   }
   // What a product by packed weights reads can be on its way while the steps before it run; after the last one, what the next run begins with.
@@ -156,8 +223,11 @@ std::shared_ptr<Executable> Executable::compile(const Json& program, const std::
       ahead = step.in_locations[1];
       ahead_bytes = step.weight_bytes;
     }
-  made->workspace_offset_ = align_up(arena_bytes);
-  made->stack_bytes_ = made->workspace_offset_ + align_up(most_workspace);
+  std::vector<Held> kept;
+  for (const int64_t id : output_ids) in_arena(kept, locations[at(id)], types[at(id)].bytes);
+  std::vector<int64_t> places;
+  made->stack_bytes_ = place_workspaces(needs, kept, align_up(arena_bytes), places);
+  for (size_t i = 0; i < places.size(); ++i) made->steps_[i].workspace = places[i];
   return made;
 }
 
@@ -174,7 +244,7 @@ void Executable::run(void* const* inputs, void* const* outputs, std::byte* stack
   for (Step& step : steps_) {
     for (size_t i = 0; i < step.in.size(); ++i) step.in[i] = resolve(step.in_locations[i]);
     for (size_t i = 0; i < step.out.size(); ++i) step.out[i] = resolve(step.out_locations[i]);
-    const Call call{step.in.data(), step.out.data(), stack + workspace_offset_};
+    const Call call{step.in.data(), step.out.data(), stack + step.workspace};
     if (step.ahead_bytes > 0) fetch_when_idle(resolve(step.ahead), step.ahead_bytes);
     if (!profiling_) {
       step.kernel(call);

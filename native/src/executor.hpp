@@ -57,6 +57,8 @@ class Executable {
     int64_t number = 0;
     /** Bytes of the packed weights that it reads, and the weights of the next step that reads some. */
     int64_t weight_bytes = 0;
+    /** Where on the stack the kernel's workspace lies. */
+    int64_t workspace = 0;
     Location ahead{};
     int64_t ahead_bytes = 0;
   };
@@ -71,7 +73,7 @@ class Executable {
   std::vector<TensorType> inputs_, outputs_;
   std::vector<std::pair<int64_t, int64_t>> aliases_;
   std::vector<bool> written_inputs_;
-  int64_t workspace_offset_ = 0, stack_bytes_ = 0;
+  int64_t stack_bytes_ = 0;
   bool profiling_ = false;
   std::vector<Event> events_;
   /** Where events go: those of loop bodies to the outermost program; null without a trace. */

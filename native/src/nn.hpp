@@ -362,6 +362,21 @@ struct CrossEntropyGradArgs {
   float* dlogits;     // may be logits
 };
 
+/** Classes from which on a gradient with bf16 products never has the f32 logits of a chunk as a whole. */
+constexpr int64_t kLogitsByBlocks = 4096;
+
+/** Most rows whose logits exist at one time. */
+inline int64_t logit_rows(int64_t rows, int64_t classes, bool by_blocks) {
+  // Logits of 8 MB stay in the outer cache, but too few rows make slow matrix products.
+  const int64_t fitting = (int64_t{8} << 20) / 4 / std::max<int64_t>(16, (classes + 15) / 16 * 16) / 64 * 64;
+  return std::min<int64_t>(by_blocks ? 512 : std::max<int64_t>(fitting, 256), std::max<int64_t>(1, rows));
+}
+
+/** Bytes that the logits of so many rows take, as f32 or, by blocks, as bf16. */
+inline int64_t logit_bytes(int64_t rows, int64_t classes, bool by_blocks) {
+  return logit_rows(rows, classes, by_blocks) * ((classes + 15) / 16 * 16) * (by_blocks ? 2 : 4);
+}
+
 /** Cross-entropy of logits = h w^T, computed by chunks of rows so that the logits never exist as a whole. */
 struct LinearCrossEntropyArgs {
   int64_t rows, channels, classes;
@@ -371,6 +386,7 @@ struct LinearCrossEntropyArgs {
   bool bf16_compute = false;
   float* loss; // (rows)
   float* lse;  // (rows) or null
+  float* logits; // logit_bytes(rows, classes, false)
 };
 
 struct LinearCrossEntropyGradArgs {
@@ -385,6 +401,9 @@ struct LinearCrossEntropyGradArgs {
   float* dw;             // (classes, channels) or null
   float* loss = nullptr; // (rows), written when lse is null
   float* lse_out = nullptr; // (rows) or null, written when lse is null
+  float* logits = nullptr; // logit_bytes(rows, classes, by_blocks())
+
+  bool by_blocks() const { return bf16_compute && classes >= kLogitsByBlocks; }
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

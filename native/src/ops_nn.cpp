@@ -357,9 +357,10 @@ Kernel make_linear_cross_entropy(Instruction& instruction) {
   check_types(instruction, {2});
   const LinearCrossEntropyGradArgs n = linear_sizes(instruction);
   for (size_t i : {0, 1}) check_size(instruction, instruction.output(i), n.rows);
-  return [n, check = TargetCheck(instruction, n.rows, n.classes)](const Call& call) {
+  const int64_t logits = instruction.reserve(logit_bytes(n.rows, n.classes, false));
+  return [n, logits, check = TargetCheck(instruction, n.rows, n.classes)](const Call& call) {
     linear_cross_entropy({n.rows, n.channels, n.classes, call.input<float>(0), call.input<float>(1), check(call.input<int32_t>(2)), n.bf16_compute,
-                          call.output<float>(0), call.output<float>(1)});
+                          call.output<float>(0), call.output<float>(1), reinterpret_cast<float*>(call.workspace + logits)});
   };
 }
 
@@ -370,8 +371,10 @@ Kernel make_linear_cross_entropy_grad(Instruction& instruction) {
   const LinearCrossEntropyGradArgs n = linear_sizes(instruction);
   for (size_t i : {3, 4}) check_size(instruction, instruction.input(i), n.rows);
   for (size_t i : {0, 1}) check_size(instruction, instruction.output(i), instruction.input(i).size);
-  return [n, check = TargetCheck(instruction, n.rows, n.classes)](const Call& call) {
+  const int64_t logits = instruction.reserve(logit_bytes(n.rows, n.classes, n.by_blocks()));
+  return [n, logits, check = TargetCheck(instruction, n.rows, n.classes)](const Call& call) {
     LinearCrossEntropyGradArgs a = n;
+    a.logits = reinterpret_cast<float*>(call.workspace + logits);
     a.h = call.input<float>(0), a.w = call.input<float>(1), a.targets = check(call.input<int32_t>(2));
     a.lse = call.input<float>(3), a.dloss = call.input<float>(4), a.dh = call.output<float>(0), a.dw = call.output<float>(1);
     linear_cross_entropy_grad(a);
@@ -386,8 +389,10 @@ Kernel make_linear_cross_entropy_value_and_grad(Instruction& instruction) {
   check_size(instruction, instruction.input(3), n.rows);
   for (size_t i : {0, 1}) check_size(instruction, instruction.output(i), n.rows);
   for (size_t i : {0, 1}) check_size(instruction, instruction.output(i + 2), instruction.input(i).size);
-  return [n, check = TargetCheck(instruction, n.rows, n.classes)](const Call& call) {
+  const int64_t logits = instruction.reserve(logit_bytes(n.rows, n.classes, n.by_blocks()));
+  return [n, logits, check = TargetCheck(instruction, n.rows, n.classes)](const Call& call) {
     LinearCrossEntropyGradArgs a = n;
+    a.logits = reinterpret_cast<float*>(call.workspace + logits);
     a.h = call.input<float>(0), a.w = call.input<float>(1), a.targets = check(call.input<int32_t>(2)), a.dloss = call.input<float>(3);
     a.loss = call.output<float>(0), a.lse_out = call.output<float>(1), a.dh = call.output<float>(2), a.dw = call.output<float>(3);
     linear_cross_entropy_grad(a);

@@ -223,10 +223,12 @@ TEST("cross-entropy from hidden states equals that from logits, forward, backwar
       }
     }
     Floats loss = filled(rows), lse = filled(rows), dh = filled(rows * channels), dw = filled(classes * channels);
-    on_any_threads([&] { linear_cross_entropy({rows, channels, classes, h.data(), w.data(), targets.data(), false, loss.data(), lse.data()}); },
+    Floats logits_there(static_cast<size_t>(logit_bytes(rows, classes, false)) / 4);
+    on_any_threads([&] { linear_cross_entropy({rows, channels, classes, h.data(), w.data(), targets.data(), false, loss.data(), lse.data(), logits_there.data()}); },
                    {&loss, &lse});
     CHECK_CLOSE(loss, widen(want), 1e-6);
     LinearCrossEntropyGradArgs g{rows, channels, classes, h.data(), w.data(), targets.data(), lse.data(), dloss.data(), false, dh.data(), dw.data()};
+    g.logits = logits_there.data();
     on_any_threads([&] { linear_cross_entropy_grad(g); }, {&dh, &dw});
     CHECK_CLOSE(dh, want_h, 2e-6);
     CHECK_CLOSE(dw, want_w, 2e-6);
@@ -256,6 +258,8 @@ TEST("many chunks of rows add up, and rows without a target leave nothing behind
   cross_entropy_reference(logits, classes, targets, dloss, &want);
   Floats loss = filled(rows), lse = filled(rows), dh = filled(rows * channels), dw = filled(classes * channels);
   LinearCrossEntropyGradArgs g{rows, channels, classes, h.data(), w.data(), targets.data(), nullptr, dloss.data(), false, dh.data(), dw.data(), loss.data(), lse.data()};
+  Floats logits_there(static_cast<size_t>(std::max(logit_bytes(rows, classes, false), logit_bytes(rows, classes, true))) / 4);
+  g.logits = logits_there.data();
   on_any_threads([&] { linear_cross_entropy_grad(g); }, {&loss, &lse, &dh, &dw});
   CHECK_CLOSE(loss, widen(want), 1e-6);
   // dw sums to (number of rows' h) * 0: softmax minus onehot sums to zero over classes for each row.

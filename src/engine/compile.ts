@@ -25,7 +25,7 @@ export interface LowerOptions {
   readonly recompute?: RecomputeOptions | false;
 }
 
-export type Capabilities = Pick<Backend, "supports" | "prefersBfloat16">;
+export type Capabilities = Pick<Backend, "supports" | "workspace" | "prefersBfloat16">;
 
 /** Graph to optimised graph: what `explain` shows and `plan` gives memory to. */
 export function optimize(graph: Graph, backend: Capabilities, options: LowerOptions): Graph {
@@ -57,6 +57,7 @@ export function lower(graph: Graph, backend: Capabilities, options: LowerOptions
     donated: options.donated ?? graph.inputs.map(() => false),
     matmul: options.matmul,
     fills: (options.optimize ?? true) && backend.supports("constant", {}, []),
+    workspace: (node) => backend.workspace?.(node.op.name, node.inputs, options.matmul) ?? 0,
     body: (inner, donated) => lower(inner, backend, { ...options, donated }),
   });
 }

@@ -133,8 +133,10 @@ export function explainPeak(program: Program): ExplainedPeak {
     const sum = kinds.get(key) ?? { bytes: 0, count: 0, ...kind };
     kinds.set(key, { ...sum, bytes: sum.bytes + h.bytes, count: sum.count + 1 });
   }
+  const op = describeOp(at.op, at.attributes);
+  if (peak.workspace) kinds.set("", { bytes: peak.workspace, count: 1, op, value: "while it runs" });
   const holders = [...kinds.values()].sort((a, b) => b.bytes - a.bytes);
-  return { bytes: peak.bytes, op: describeOp(at.op, at.attributes), scope: at.scope ?? "", holders };
+  return { bytes: peak.bytes, op, scope: at.scope ?? "", holders };
 }
 
 const units = ["", "k", "M", "G", "T", "P"];

@@ -1,5 +1,5 @@
 import type { DType, HostArray } from "../tensor/dtype.ts";
-import type { Attribute, Attributes } from "../tensor/graph.ts";
+import type { Attribute, Attributes, Aval } from "../tensor/graph.ts";
 
 /**
  * Where a value's bytes live while its program runs. All values are row-major and contiguous;
@@ -39,6 +39,8 @@ export interface ArenaPeak {
   /** Bytes in use then, its own results included: no arrangement of the arena can be smaller. */
   readonly bytes: number;
   /** Largest first: what lies in the arena then, as it was called when it was made, and the instruction that made it. */
+  /** What the instruction's kernel wants for itself. */
+  readonly workspace?: number;
   readonly holders: readonly { readonly value: number; readonly instruction: number; readonly bytes: number }[];
 }
 
@@ -98,6 +100,11 @@ export interface Backend {
   readonly name: string;
   /** Whether the backend has its own kernel for this op; if not, a composite is decomposed before it gets here. */
   supports(op: string, attributes: Attributes, dtypes: readonly DType[]): boolean;
+  /**
+   * Bytes that the kernel of an instruction wants while it runs, where they are many: the plan leaves a hole in the arena, and the backend
+   * may put them there.
+   */
+  workspace?(op: string, inputs: readonly Aval[], matmul: "f32" | "bf16"): number;
   /** Whether matmuls run faster with bf16 operands on this processor. */
   readonly prefersBfloat16: boolean;
   /** Where programs for it are kept between processes, if anywhere. */

@@ -169,6 +169,7 @@ async function runFused(backend: NativeBackend, f: Build, inputs: readonly Plain
     donated: graph.inputs.map(() => false),
     matmul: "f32",
     fills: false,
+    workspace: () => 0,
     body: () => {
       throw new Error("no loops here");
     },

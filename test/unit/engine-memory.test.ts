@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test } from "vitest";
+import type { Capabilities } from "../../src/engine/compile.ts";
 import { loadNativeBackend, lower, type Program, ReferenceBackend, useBackend } from "../../src/engine/index.ts";
 import type { RuntimeOptions } from "../../src/engine/runtime.ts";
 import { type GPT, gptConfig, initGPT } from "../../src/models/index.ts";
@@ -146,7 +147,11 @@ describe.runIf(!("missing" in native))("values computed again", () => {
 });
 
 /** The training step's program for a backend with all kernels. */
-function planned(bfloat16: "none" | "exact" | "held", recompute: typeof everything | false): Program {
+function planned(
+  bfloat16: "none" | "exact" | "held",
+  recompute: typeof everything | false,
+  workspace?: Capabilities["workspace"],
+): Program {
   const backend = new ReferenceBackend();
   useBackend(backend);
   const model = initGPT(config, randomKey(3));
@@ -165,7 +170,7 @@ function planned(bfloat16: "none" | "exact" | "held", recompute: typeof everythi
   dispose([state, data, rates]);
   return lower(
     graph,
-    { supports: () => true, prefersBfloat16: true },
+    { supports: () => true, prefersBfloat16: true, ...(workspace ? { workspace } : {}) },
     { matmul: "bf16", donated: graph.inputs.map((_, i) => given[i] ?? false), bfloat16, recompute },
   );
 }
@@ -174,6 +179,19 @@ const makers = (p: Program, dtype: string): Set<string> =>
   new Set(p.instructions.filter((i) => i.outputs.some((v) => p.values[v]!.dtype === dtype)).map((i) => i.op));
 
 describe("the plan of a training step", () => {
+  test("leaves a hole for what a kernel wants while it runs, among values where it can", () => {
+    const without = planned("held", false);
+    // At the step's end nothing of the forward pass is left: there is room.
+    const small = planned("held", false, (op) => (op === "adamw" ? without.arenaBytes / 4 : 0));
+    expect(small.arenaBytes).toBeLessThan(1.02 * without.arenaBytes);
+    expect(small.peak?.workspace).toBeUndefined();
+    const large = planned("held", false, (op) => (op === "adamw" ? 2 * without.arenaBytes : 0));
+    expect(large.arenaBytes).toBeGreaterThanOrEqual(2 * without.arenaBytes);
+    expect(large.arenaBytes).toBeLessThan(3 * without.arenaBytes);
+    expect(large.peak?.workspace).toBe(2 * without.arenaBytes);
+    expect(large.instructions[large.peak!.at]!.op).toBe("adamw");
+  });
+
   test("writes norms, activations and packed heads as bf16 where that changes no bit, and more of it for the backward pass", () => {
     expect([...makers(planned("none", false), "bf16")]).toEqual([]);
     expect(makers(planned("exact", false), "bf16")).toEqual(

@@ -50,15 +50,12 @@ std::vector<int64_t> counted_rows(const int32_t* targets, int64_t rows) {
 class LogitChunks {
  public:
   /** With `by_blocks` the logits of a chunk are never there as a whole, only numbers of half their size. */
-  LogitChunks(int64_t rows, int64_t channels, int64_t classes, const float* h, const float* w, const int32_t* targets, bool bf16, bool by_blocks = false)
-      : channels(channels), classes(classes), rows(counted_rows(targets, rows)), h_(h), w_(w), bf16_(bf16) {
+  LogitChunks(int64_t rows, int64_t channels, int64_t classes, const float* h, const float* w, const int32_t* targets, float* logits, bool bf16, bool by_blocks = false)
+      : channels(channels), classes(classes), logits(logits), rows(counted_rows(targets, rows)), h_(h), w_(w), bf16_(bf16) {
     leading = (classes + 15) / 16 * 16;
-    // A chunk of logits of 8 MB stays in the outer cache, but too few rows make slow matrix products.
-    const int64_t fitting = (int64_t{8} << 20) / 4 / std::max<int64_t>(1, leading) / 64 * 64;
-    chunk = std::min<int64_t>(by_blocks ? 512 : std::max<int64_t>(fitting, 256), std::max<int64_t>(1, count()));
+    chunk = logit_rows(count(), classes, by_blocks);
     const int64_t chunks = (count() + chunk - 1) / chunk;
     if (chunks > 0) chunk = (count() + chunks - 1) / chunks; // chunks of one size
-    logits = scratch(3, static_cast<size_t>(chunk * leading) * (by_blocks ? 2 : 4));
     dense_ = count() == rows ? nullptr : scratch(4, static_cast<size_t>(chunk * channels) * 4);
   }
   int64_t count() const { return static_cast<int64_t>(rows.size()); }
@@ -99,7 +96,7 @@ class LogitChunks {
   int64_t channels, classes;
   int64_t leading; // of the logits, padded to whole vectors
   int64_t chunk;   // rows
-  float* logits;
+  float* const logits;
   std::vector<int64_t> rows; // those that count
 
  private:
@@ -238,7 +235,7 @@ void cross_entropy_grad(const CrossEntropyGradArgs& a) {
 }
 
 void linear_cross_entropy(const LinearCrossEntropyArgs& a) {
-  LogitChunks chunks(a.rows, a.channels, a.classes, a.h, a.w, a.targets, a.bf16_compute);
+  LogitChunks chunks(a.rows, a.channels, a.classes, a.h, a.w, a.targets, a.logits, a.bf16_compute);
   if (!chunks.dense()) {
     std::fill_n(a.loss, a.rows, 0.0f);
     if (a.lse) std::fill_n(a.lse, a.rows, 0.0f);
@@ -260,8 +257,8 @@ void linear_cross_entropy(const LinearCrossEntropyArgs& a) {
 
 void linear_cross_entropy_grad(const LinearCrossEntropyGradArgs& a) {
   const bool narrow = a.bf16_compute; // the gradient of the logits is a matmul operand, so rounded anyway
-  const bool by_blocks = narrow && a.classes >= 2 * kClassBlock;
-  LogitChunks chunks(a.rows, a.channels, a.classes, a.h, a.w, a.targets, a.bf16_compute, by_blocks);
+  const bool by_blocks = a.by_blocks();
+  LogitChunks chunks(a.rows, a.channels, a.classes, a.h, a.w, a.targets, a.logits, a.bf16_compute, by_blocks);
   if (!chunks.dense()) {
     if (a.dh) std::fill_n(a.dh, a.rows * a.channels, 0.0f);
     if (!a.lse && a.loss) std::fill_n(a.loss, a.rows, 0.0f);

@@ -12,6 +12,8 @@ export interface PlanOptions {
   readonly matmul: "f32" | "bf16";
   /** Whether the backend has an instruction that writes one repeated number. */
   readonly fills: boolean;
+  /** Bytes that a node's kernel wants while it runs. */
+  readonly workspace: (node: Node) => number;
   /** Compiles the body of a loop. @param donated one per input */
   readonly body: (graph: Graph, donated: readonly boolean[]) => Program;
 }
@@ -139,8 +141,12 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   const owners = new Map<Block, Value>();
   for (const [v, b] of blocks) if (!b.storage && !owners.has(b)) owners.set(b, v);
   const arena = [...owners.keys()];
-  const peak = peakOf(arena, nodes.length);
-  const arenaBytes = assignOffsets(arena, peak.bytes);
+  const holes = nodes.flatMap((node, at): Block[] => {
+    const wanted = options.workspace(node);
+    return wanted > 0 ? [{ bytes: wanted, first: at, last: at, storage: undefined }] : [];
+  });
+  const peak = peakOf([...arena, ...holes], nodes.length);
+  const arenaBytes = assignOffsets([...arena, ...holes], peak.bytes);
 
   const values: ProgramValue[] = [];
   const ids = new Map<Value, number>();
@@ -170,6 +176,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     instructions.push({ op: "copy", inputs: [from], outputs: [to], attributes: {} });
     return to;
   });
+  const own = holes.find((hole) => hole.first === peak.at);
   const holders = arena
     .filter((b) => b.first <= peak.at && peak.at <= b.last)
     .map((b) => ({ value: id(owners.get(b)!), instruction: b.first, bytes: b.bytes }))
@@ -182,7 +189,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     constants,
     aliases,
     arenaBytes,
-    peak: { ...peak, holders },
+    peak: { ...peak, ...(own === undefined ? {} : { workspace: own.bytes }), holders },
     matmul: options.matmul,
   };
 }

@@ -1,5 +1,6 @@
 import { type DType, type HostArray, hostArray } from "../../../tensor/dtype.ts";
 import { BackendError } from "../../../tensor/errors.ts";
+import type { Aval } from "../../../tensor/graph.ts";
 import type { Attributes, Backend, BackendBuffer, Executable, Program } from "../../program.ts";
 import {
   addonIdentity,
@@ -11,7 +12,7 @@ import {
 } from "./addon.ts";
 import { encodeProgram } from "./encode.ts";
 import { cacheFolder, hashOfCode, ProgramFiles, programsFolder } from "./programs.ts";
-import { supportsOp } from "./supports.ts";
+import { supportsOp, workspaceOf } from "./supports.ts";
 
 /** Memory of the native backend. A buffer that has been released is refused, never read. */
 class NativeBuffer implements BackendBuffer {
@@ -141,6 +142,10 @@ class Native implements NativeBackend {
 
   supports(op: string, attributes: Attributes, dtypes: readonly DType[]): boolean {
     return this.#addon.supports(op) && supportsOp(op, attributes, dtypes);
+  }
+
+  workspace(op: string, inputs: readonly Aval[], matmul: "f32" | "bf16"): number {
+    return workspaceOf(op, inputs, matmul);
   }
 
   allocate(bytes: number): BackendBuffer {
