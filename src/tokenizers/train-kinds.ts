@@ -240,7 +240,7 @@ async function trainUnigramTokenizer(texts: Texts, options: TrainKindOptions): P
   const words = await countWords(texts, normalizeBy(normalizer), cutterOf(METASPACE), options.onProgress);
   const special = withSpecial(["<unk>", "<s>", "</s>"], options.specialTokens);
   const fixed = [...special, ...(byteFallback ? BYTES : [])];
-  const { pieces, scores } = trainUnigram(words, {
+  const { pieces, scores } = await trainUnigram(words, {
     pieces: vocabulary - fixed.length,
     alphabet: new Set(alphabetOf(words, coverage, options.alphabet)),
     onRound: (merges) => options.onProgress?.({ phase: "merging", bytes: 0, merges }),

@@ -28,7 +28,10 @@ export interface UnigramVocabulary {
  * @param words how often each pre-token occurs
  * @throws InputError when there is no room for the alphabet
  */
-export function trainUnigram(words: ReadonlyMap<string, number>, options: UnigramTrainingOptions): UnigramVocabulary {
+export async function trainUnigram(
+  words: ReadonlyMap<string, number>,
+  options: UnigramTrainingOptions,
+): Promise<UnigramVocabulary> {
   const { pieces: wanted, alphabet, longest = 16, seeds = 1_000_000, shrink = 0.75, onRound } = options;
   if (alphabet.size > wanted) {
     throw new InputError(
@@ -58,6 +61,8 @@ export function trainUnigram(words: ReadonlyMap<string, number>, options: Unigra
   for (;;) {
     for (let round = 0; round < 2; round++) model = maximise(model, expect(model, parts), alphabet);
     onRound?.(model.pieces.length);
+    // Rounds take seconds: what else waits, such as a person who wants to stop, has its turn.
+    await new Promise((resolve) => setImmediate(resolve));
     if (model.pieces.length <= desired) break;
     const before = model.pieces.length;
     model = prune(model, parts, alphabet, Math.max(desired, Math.floor(shrink * before)));
@@ -74,18 +79,24 @@ interface Model {
 /** Substrings seen twice or more, level by level: one can only be frequent if what it is made of is. */
 function seed(words: ReadonlyMap<string, number>, alphabet: ReadonlySet<string>, longest: number, most: number): Model {
   const single = new Map<string, number>([...alphabet].map((character) => [character, 0]));
-  const split = Array.from(words, ([word, count]): [string[], number] => [[...word], count]);
-  for (const [characters, count] of split) for (const c of characters) single.set(c, single.get(c)! + count);
+  for (const [word, count] of words) for (const c of word) single.set(c, single.get(c)! + count);
   const found: [string, number][] = [];
   let previous: ReadonlyMap<string, number> = single;
   for (let length = 2; length <= longest; length++) {
     const level = new Map<string, number>();
-    for (const [characters, count] of split) {
-      for (let i = 0; i + length <= characters.length; i++) {
-        const head = characters.slice(i, i + length - 1).join("");
-        if (!((previous.get(head) ?? 0) >= 2)) continue;
-        const whole = head + characters[i + length - 1]!;
+    for (const [word, count] of words) {
+      /** Adds the substring of `length` characters from `start` to `end` whose last one begins at `last`. */
+      const add = (start: number, last: number, end: number): void => {
+        if (!((previous.get(word.slice(start, last)) ?? 0) >= 2)) return;
+        const whole = word.slice(start, end);
         level.set(whole, (level.get(whole) ?? 0) + count);
+      };
+      if (/[\ud800-\udbff]/.test(word)) {
+        const places = [0];
+        for (const c of word) places.push(places.at(-1)! + c.length);
+        for (let i = length; i < places.length; i++) add(places[i - length]!, places[i - 1]!, places[i]!);
+      } else {
+        for (let end = length; end <= word.length; end++) add(end - length, end - 1, end);
       }
     }
     for (const [text, count] of level) {
@@ -114,41 +125,90 @@ const trieOf = ({ pieces }: Model): UnitTrie => {
 
 const addLogs = (a: number, b: number): number => {
   if (a === Number.NEGATIVE_INFINITY) return b;
-  const [high, low] = a > b ? [a, b] : [b, a];
-  return high + Math.log1p(Math.exp(low - high));
+  return a > b ? a + Math.log1p(Math.exp(b - a)) : b + Math.log1p(Math.exp(a - b));
 };
+
+/** Words of more units than this have probabilities too small for anything but logarithms. */
+const LINEAR = 100;
+/** And so have shorter words whose probability is below this. */
+const LEAST = 1e-250;
 
 /** How often each piece is expected, over all segmentations of each word: forward and backward sums. */
 function expect(model: Model, words: ReadonlyMap<string, number>): Float64Array {
   const trie = trieOf(model);
+  const { scores } = model;
+  const likely = scores.map(Math.exp);
   const expected = new Float64Array(model.pieces.length);
-  for (const [word, count] of words) {
+  let forward = new Float64Array(256);
+  let backward = new Float64Array(256);
+  /** from, to, id of each piece that a word may have there */
+  let edges = new Int32Array(1024);
+  let size = 0;
+  const edgesOf = (word: string): void => {
     const n = word.length;
-    const forward = new Float64Array(n + 1).fill(Number.NEGATIVE_INFINITY);
-    forward[0] = 0;
-    const edges: number[] = []; // from, to, id
+    size = 0;
     for (let from = 0; from < n; from++) {
-      if (forward[from] === Number.NEGATIVE_INFINITY) continue;
       for (let to = from, node = 0; to < n; ) {
         node = trie.step(node, word.charCodeAt(to++));
         if (node === -1) break;
         const id = trie.ids[node]!;
         if (id === -1) continue;
-        edges.push(from, to, id);
-        forward[to] = addLogs(forward[to]!, forward[from]! + model.scores[id]!);
+        if (size + 3 > edges.length) {
+          const larger = new Int32Array(2 * edges.length);
+          larger.set(edges);
+          edges = larger;
+        }
+        edges[size] = from;
+        edges[size + 1] = to;
+        edges[size + 2] = id;
+        size += 3;
       }
     }
-    if (forward[n] === Number.NEGATIVE_INFINITY) continue;
-    const backward = new Float64Array(n + 1).fill(Number.NEGATIVE_INFINITY);
-    backward[n] = 0;
-    for (let e = edges.length - 3; e >= 0; e -= 3) {
-      const from = edges[e]!;
-      backward[from] = addLogs(backward[from]!, backward[edges[e + 1]!]! + model.scores[edges[e + 2]!]!);
+  };
+  for (const [word, count] of words) {
+    const n = word.length;
+    if (forward.length <= n) {
+      forward = new Float64Array(2 * n);
+      backward = new Float64Array(2 * n);
     }
-    for (let e = 0; e < edges.length; e += 3) {
+    edgesOf(word);
+    if (n <= LINEAR) {
+      forward.fill(0, 0, n + 1);
+      backward.fill(0, 0, n + 1);
+      forward[0] = 1;
+      backward[n] = 1;
+      for (let e = 0; e < size; e += 3) forward[edges[e + 1]!]! += forward[edges[e]!]! * likely[edges[e + 2]!]!;
+      const all = forward[n]!;
+      if (all > LEAST) {
+        for (let e = size - 3; e >= 0; e -= 3)
+          backward[edges[e]!]! += backward[edges[e + 1]!]! * likely[edges[e + 2]!]!;
+        const share = count / all;
+        for (let e = 0; e < size; e += 3) {
+          const id = edges[e + 2]!;
+          expected[id]! += share * forward[edges[e]!]! * likely[id]! * backward[edges[e + 1]!]!;
+        }
+        continue;
+      }
+    }
+    forward.fill(Number.NEGATIVE_INFINITY, 0, n + 1);
+    backward.fill(Number.NEGATIVE_INFINITY, 0, n + 1);
+    forward[0] = 0;
+    backward[n] = 0;
+    for (let e = 0; e < size; e += 3) {
+      const from = forward[edges[e]!]!;
+      const to = edges[e + 1]!;
+      if (from !== Number.NEGATIVE_INFINITY) forward[to] = addLogs(forward[to]!, from + scores[edges[e + 2]!]!);
+    }
+    if (forward[n] === Number.NEGATIVE_INFINITY) continue;
+    for (let e = size - 3; e >= 0; e -= 3) {
+      const from = edges[e]!;
+      const to = backward[edges[e + 1]!]!;
+      if (to !== Number.NEGATIVE_INFINITY) backward[from] = addLogs(backward[from]!, to + scores[edges[e + 2]!]!);
+    }
+    for (let e = 0; e < size; e += 3) {
       const id = edges[e + 2]!;
-      const log = forward[edges[e]!]! + model.scores[id]! + backward[edges[e + 1]!]! - forward[n]!;
-      expected[id] = expected[id]! + count * Math.exp(log);
+      const log = forward[edges[e]!]! + scores[id]! + backward[edges[e + 1]!]! - forward[n]!;
+      expected[id]! += count * Math.exp(log);
     }
   }
   return expected;
