@@ -22,7 +22,9 @@ struct GemmEpilogue {
   Type gradient_type = Type::f32;
   const float* residual = nullptr;   // (m, n) with leading dimension ldr and C's batch stride; may be C itself; or null
   int64_t ldr = 0;
-  bool any() const { return bias || activation != Activation::none || pre_activation || residual; }
+  /** (n), or null: receives the sums of the result's columns, in f32 and before it is rounded. Only with batch 1. */
+  float* result_sums = nullptr;
+  bool any() const { return bias || activation != Activation::none || pre_activation || residual || result_sums; }
 };
 
 /**

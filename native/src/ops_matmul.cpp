@@ -160,9 +160,10 @@ bool floating(DType type) { return is_float(type); }
 
 /**
  * dot_general(a, b) {lhs_batch, rhs_batch, lhs_contract, rhs_contract, epilogue?}: result axes are batch, free of a, free of b.
- * epilogue {bias, activation, gradient, residual, pre_activation, sum}: y = activation(a b + bias) + residual, or with gradient
+ * epilogue {bias, activation, gradient, residual, pre_activation, sum, total}: y = activation(a b + bias) + residual, or with gradient
  * y = (a b + bias) activation'(x) + residual, with bias (free of b), x and residual (as the result) as further inputs in that order. Further
- * outputs: with pre_activation a b + bias, with sum the sums of b over the contracted axes (free of b).
+ * outputs: with pre_activation a b + bias, with sum the sums of b over the contracted axes (free of b), with total those of y over the free
+ * axes of a, before y is rounded (free of b).
  */
 Kernel make_dot_general(Instruction& instruction) {
   const TensorType &a = instruction.input(0), &b = instruction.input(1), &y = instruction.output(0);
@@ -200,13 +201,13 @@ Kernel make_dot_general(Instruction& instruction) {
   const Json& epilogue = (*instruction.attributes)["epilogue"];
   const bool bias = epilogue.boolean("bias", false), residual = epilogue.boolean("residual", false),
              pre_activation = epilogue.boolean("pre_activation", false), gradient = epilogue.boolean("gradient", false),
-             sum = epilogue.boolean("sum", false);
+             sum = epilogue.boolean("sum", false), total = epilogue.boolean("total", false);
   args.epilogue.activation = parse_activation(instruction, epilogue);
   args.epilogue.ldr = args.ldc;
-  const size_t bias_at = 2, gradient_at = 2u + bias, residual_at = gradient_at + gradient, sum_at = 1u + pre_activation;
-  if (instruction.inputs.size() != 2u + bias + gradient + residual || instruction.outputs.size() != 1u + pre_activation + sum)
+  const size_t bias_at = 2, gradient_at = 2u + bias, residual_at = gradient_at + gradient, sum_at = 1u + pre_activation, total_at = sum_at + sum;
+  if (instruction.inputs.size() != 2u + bias + gradient + residual || instruction.outputs.size() != total_at + total)
     instruction.wrong("its inputs and outputs do not fit its epilogue");
-  const bool has_epilogue = bias || residual || pre_activation || sum || args.epilogue.activation != Activation::none;
+  const bool has_epilogue = bias || residual || pre_activation || sum || total || args.epilogue.activation != Activation::none;
   if (has_epilogue && (!floating(y.dtype) || y.dtype == DType::f16)) instruction.wrong("an epilogue needs an f32 or bf16 result");
   if (bias && (instruction.input(bias_at).size != args.n || instruction.input(bias_at).dtype != DType::f32))
     instruction.wrong("the bias must be f32 with one number per column");
@@ -220,6 +221,8 @@ Kernel make_dot_general(Instruction& instruction) {
     instruction.wrong("the gradient needs an activation and the value before it, f32 or bf16 of the result's shape");
   if (sum && (batches.outer_count * batches.count != 1 || instruction.output(sum_at).size != args.n || instruction.output(sum_at).dtype != DType::f32))
     instruction.wrong("the sum must be f32 with one number per column of a product without batch axes");
+  if (total && (batches.outer_count * batches.count != 1 || instruction.output(total_at).size != args.n || instruction.output(total_at).dtype != DType::f32))
+    instruction.wrong("the total must be f32 with one number per column of a product without batch axes");
   const auto gemm_type = [](const TensorType& x) { return x.dtype == DType::bf16 ? Type::bf16 : Type::f32; };
   if (pre_activation) args.epilogue.pre_type = gemm_type(instruction.output(1));
   if (gradient) args.epilogue.gradient_type = gemm_type(instruction.input(gradient_at));
@@ -300,6 +303,7 @@ Kernel make_dot_general(Instruction& instruction) {
       if (pre_activation) g.epilogue.pre_activation = call.output<std::byte>(1) + oc * pre_item;
       if (gradient) g.epilogue.gradient_at = call.input<std::byte>(gradient_at) + oc * gradient_item;
       if (sum) g.b_sums = call.output<float>(sum_at);
+      if (total) g.epilogue.result_sums = call.output<float>(total_at);
       gemm(g);
     }
     if (convert_result) {

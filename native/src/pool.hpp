@@ -55,11 +55,11 @@ void parallel_for(int64_t tasks, F&& body) {
 /**
  * Memory of the calling thread's own, 64-byte aligned, at least `bytes` long, contents undefined. It grows and is never
  * given back; the next call of the same thread with the same slot may move it. Slots 0 to 7 are for kernels in general
- * (one kernel runs at a time on a thread); gemm uses 8 to 16, so gemm_inline may be called while 0 to 7 are in use.
+ * (one kernel runs at a time on a thread); gemm uses 8 to 17, so gemm_inline may be called while 0 to 7 are in use.
  * The caller of parallel_for may pass its own scratch to the tasks. Throws std::bad_alloc.
  */
 float* scratch(int slot, size_t bytes);
-constexpr int scratch_slots = 17;
+constexpr int scratch_slots = 18;
 
 /** The `thread` number of the calling thread: 0 outside of parallel_for. */
 int current_thread();

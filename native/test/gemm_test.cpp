@@ -84,16 +84,16 @@ struct Case {
   bool trans_a = false, trans_b = false, bf16_compute = false;
   float alpha = 1, beta = 0;
   bool bias = false, pre = false, residual = false, residual_is_c = false, share_a = false, share_b = false, gradient = false,
-       gradient_is_c = false, sums = false;
+       gradient_is_c = false, sums = false, totals = false;
   Activation act = Activation::none;
   int64_t extra = 0;
 
   std::string name() const {
     char text[256];
     std::snprintf(text, sizeof text,
-                  "batch %d %dx%dx%d %s%s types %d%d%d bf16 %d alpha %g beta %g bias %d pre %d residual %d%d act %d gradient %d%d sums %d extra %d", (int)batch,
+                  "batch %d %dx%dx%d %s%s types %d%d%d bf16 %d alpha %g beta %g bias %d pre %d residual %d%d act %d gradient %d%d sums %d%d extra %d", (int)batch,
                   (int)m, (int)n, (int)k, trans_a ? "T" : "N", trans_b ? "T" : "N", (int)ta, (int)tb, (int)tc, bf16_compute, alpha,
-                  beta, bias, pre, residual, residual_is_c, (int)act, gradient, gradient_is_c, sums, (int)extra);
+                  beta, bias, pre, residual, residual_is_c, (int)act, gradient, gradient_is_c, sums, totals, (int)extra);
     return text;
   }
 };
@@ -108,7 +108,7 @@ void check(const Case& t) {
   Matrix residual(Type::f32, t.batch, t.m, t.n, t.extra, false);
 
   const Matrix at(t.gradient_is_c ? t.tc : Type::f32, t.batch, t.m, t.n, t.extra, false);
-  const auto run = [&](Matrix& c, Matrix& pre, std::vector<float>& sums, bool in_line) {
+  const auto run = [&](Matrix& c, Matrix& pre, std::vector<float>& sums, std::vector<float>& totals, bool in_line) {
     GemmArgs g;
     g.batch = t.batch, g.m = t.m, g.n = t.n, g.k = t.k;
     g.a = a.data(), g.ta = t.ta, g.lda = a.ld, g.trans_a = t.trans_a, g.stride_a = a.stride;
@@ -122,6 +122,7 @@ void check(const Case& t) {
       g.epilogue.gradient_type = at.type;
     }
     if (t.sums) g.b_sums = sums.data();
+    if (t.totals) g.epilogue.result_sums = totals.data();
     g.epilogue.activation = t.act;
     if (t.residual) {
       g.epilogue.residual = (const float*)(t.residual_is_c ? c.data() : residual.data());
@@ -130,14 +131,15 @@ void check(const Case& t) {
     in_line ? gemm_inline(g) : gemm(g);
   };
   Matrix c = before, pre = pre_before, c1 = before, pre1 = pre_before, c2 = before, pre2 = pre_before;
-  std::vector<float> sums((size_t)t.n, 7.0f), sums1 = sums, sums2 = sums;
+  std::vector<float> sums((size_t)t.n, 7.0f), sums1 = sums, sums2 = sums, totals = sums, totals1 = sums, totals2 = sums;
   limit_threads(99);
-  run(c, pre, sums, false);
+  run(c, pre, sums, totals, false);
   limit_threads(1);
-  run(c1, pre1, sums1, false);
+  run(c1, pre1, sums1, totals1, false);
   limit_threads(99);
-  run(c2, pre2, sums2, true);
+  run(c2, pre2, sums2, totals2, true);
   CHECK_MESSAGE(sums == sums1 && sums == sums2, "the sums of B's columns differ: " + t.name());
+  CHECK_MESSAGE(totals == totals1 && totals == totals2, "the sums of the result's columns differ: " + t.name());
   for (int64_t col = 0; t.sums && col < t.n; col++) {
     double sum = 0, magnitude = 0;
     for (int64_t q = 0; q < t.k; q++) {
@@ -152,6 +154,7 @@ void check(const Case& t) {
   const bool rounded = t.bf16_compute && has_bf16_dot();
   const auto operand = [&](double x) { return rounded ? (double)from_bf16(to_bf16((float)x)) : x; };
   double worst = 0;
+  std::vector<double> total((size_t)t.n), allowed((size_t)t.n);
   for (int64_t i = 0; i < t.batch; i++)
     for (int64_t r = 0; r < t.m; r++)
       for (int64_t col = 0; col < t.n; col++) {
@@ -168,6 +171,7 @@ void check(const Case& t) {
         if (t.gradient) y *= slope(t.act, t.gradient_is_c ? before.at(i, r, col) : at.at(i, r, col));
         else y = activation(t.act, y);
         if (t.residual) y += t.residual_is_c ? before.at(i, r, col) : residual.at(i, r, col);
+        total[(size_t)col] += y, allowed[(size_t)col] += 1.2 * tolerance + 4e-6 * std::fabs(y);
         const double rounding = t.tc == Type::bf16 ? std::fabs(y) / 250 : 0;
         worst = std::max(worst, std::fabs(c.at(i, r, col) - y) / (1.2 * tolerance + rounding));
       }
@@ -207,6 +211,7 @@ Case random_case(int largest) {
     t.gradient_is_c = t.beta == 0 && !t.residual_is_c && pick(2);
   }
   t.sums = t.batch == 1 && pick(3) == 0;
+  t.totals = t.batch == 1 && pick(3) == 0;
   t.share_a = t.batch > 1 && pick(4) == 0, t.share_b = t.batch > 1 && pick(3) == 0;
   t.extra = pick(2) ? pick(20) : 0;
   return t;

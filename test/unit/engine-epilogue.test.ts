@@ -119,16 +119,26 @@ describe("epilogues of products", () => {
     expect(dots(g)[0]!.attributes.epilogue).toBeUndefined();
   });
 
-  test("the gradient of an activation ends the product that made its result's gradient; a bias's gradient leaves beside its weight's", () => {
+  test("the gradient of an activation ends the product that made its result's gradient, and the bias's gradient leaves with it", () => {
     const g = fused(
       (x, w, b, v) =>
         valueAndGrad([x!, w!, b!, v!], ([x, w, b, v]) => gelu(x!.matmul(w!).add(b!)).matmul(v!).sum())[1] as Tensor[],
       [X, [4, 5], B, [5, 4]],
     );
-    const epilogues = dots(g).map((n) => n.attributes.epilogue);
-    expect(epilogues).toContainEqual({ ...plain, activation: "gelu", gradient: true });
-    expect(epilogues).toContainEqual({ ...plain, sum: true });
+    const finished = dots(g).find((n) => n.attributes.epilogue && (n.attributes.epilogue as { total?: boolean }).total);
+    expect(finished!.attributes.epilogue).toEqual({ ...plain, activation: "gelu", gradient: true, total: true });
+    expect(finished!.outputs.map((v) => v.shape)).toEqual([Y, B]);
     expect(names(g)).not.toContain("gelu_grad");
+    expect(names(g)).not.toContain("reduce");
+  });
+
+  test("a bias's gradient without an activation leaves beside its weight's", () => {
+    const g = fused(
+      (x, w, b) =>
+        valueAndGrad([x!, w!, b!], ([x, w, b]) => x!.matmul(w!).add(b!).square().sum())[1].slice(1) as Tensor[],
+      [X, [4, 5], B],
+    );
+    expect(dots(g).map((n) => n.attributes.epilogue)).toContainEqual({ ...plain, sum: true });
     const sums = dots(g).find((n) => (n.attributes.epilogue as { sum?: boolean } | undefined)?.sum);
     expect(sums!.outputs[1]!.shape).toEqual(B);
   });

@@ -194,11 +194,9 @@ describe("the plan of a training step", () => {
 
   test("writes norms, activations and packed heads as bf16 where that changes no bit, and more of it for the backward pass", () => {
     expect([...makers(planned("none", false), "bf16")]).toEqual([]);
-    expect(makers(planned("exact", false), "bf16")).toEqual(
-      new Set(["layer_norm", "fused_elementwise", "dot_general"]),
-    );
+    expect(makers(planned("exact", false), "bf16")).toEqual(new Set(["layer_norm", "dot_general"]));
     const held = planned("held", false);
-    expect(makers(held, "bf16")).toEqual(new Set(["layer_norm", "fused_elementwise", "attention", "dot_general"]));
+    expect(makers(held, "bf16")).toEqual(new Set(["layer_norm", "attention", "dot_general"]));
   });
 
   test("holds less at its peak with bf16, and less again with values computed again", () => {

@@ -22,7 +22,7 @@ extern const GemmTable gemm_table;
 namespace {
 
 // Scratch slots of gemm (pool.hpp).
-enum Slot { slot_b = 8, slot_a, slot_own_b, slot_own_a, slot_partial, slot_thin_x, slot_thin_sums, slot_b_sums, slot_parts };
+enum Slot { slot_b = 8, slot_a, slot_own_b, slot_own_a, slot_partial, slot_thin_x, slot_thin_sums, slot_b_sums, slot_parts, slot_totals };
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -147,10 +147,16 @@ HOWDAH_INLINE void want_finish(Wanted& wanted, const GemmArgs& g, int64_t i, int
   if (e.residual && e.residual != g.c) want(e.residual, Type::f32, e.ldr);
 }
 
+/**
+ * Sums of the result's columns: each group of so many tiles of rows has its own, in `totals` (groups, n), so that their order does not depend
+ * on who multiplies what.
+ */
+constexpr int64_t total_tiles = 8;
+
 /** One panel of B (its `columns` columns start at column j) times a block of A, into C. */
 template <bool BF>
 void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int kd, const float* b, int64_t ldb,
-                    int64_t j, int columns, const Partial& partial, Turn turn) {
+                    int64_t j, int columns, const Partial& partial, Turn turn, float* totals) {
   constexpr int tile_rows = tile_of<BF>.rows, width = tile_of<BF>.vectors * W;
   const auto& kernels = a.layout == ALayout::rows ? tile_functions<BF, ALayout::rows> : tile_functions<BF, ALayout::panel>;
   // Plain sums go straight to C or the partial sums, all else through a buffer in L1.
@@ -159,7 +165,7 @@ void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int
                      !(turn.first && g.beta != 0 && !to_c);
   const bool add = !turn.first || g.beta != 0;
   const FinishWhole whole = turn.first && turn.last && columns == width ? finish_whole_of<tile_of<BF>.vectors>(g) : nullptr;
-  alignas(64) float buffer[tile_rows * width];
+  alignas(64) float buffer[tile_rows * width], total[width] = {};
   for (int r = 0; r < rows; r += tile_rows) {
     const int count = std::min(tile_rows, rows - r);
     const float* ap = a.data + (r / tile_rows) * a.panel;
@@ -174,8 +180,14 @@ void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int
     } else {
       want_finish(wanted, g, i0 + r, j, columns, turn);
       kernel(kd, ap, a.ld, b, ldb, buffer, width, false, wanted);
-      if (whole) whole(g, i0 + r, count, j, buffer);
-      else finish_rows(g, i0 + r, count, j, columns, buffer, width, p, partial.ld, turn);
+      float* const into = totals && turn.last ? total : nullptr;
+      if (whole) whole(g, i0 + r, count, j, buffer, into);
+      else finish_rows(g, i0 + r, count, j, columns, buffer, width, p, partial.ld, turn, into);
+      const int64_t tile = (i0 + r) / tile_rows;
+      if (into && (tile % total_tiles == total_tiles - 1 || r + tile_rows >= rows)) {
+        for (int c = 0; c < columns; c += W) store_n(totals + tile / total_tiles * g.n + j + c, load(total + c), columns - c);
+        std::fill_n(total, width, 0.0f);
+      }
     }
   }
 }
@@ -195,8 +207,10 @@ struct Cut {
   bool share_a, share_b;   // packed by all threads before the tasks, not by each task
   bool own_partial;        // partial sums need a place of their own: C cannot hold them, or still holds what the end reads
 
-  /** Block `block` of rows begins here: blocks differ by one row of tiles at most, so that threads end together. */
-  int64_t first_row(int64_t block) const { return block * tiles / row_blocks * tile_rows; }
+  int64_t unit;            // tiles that stay together: those whose columns are summed together
+
+  /** Block `block` of rows begins here: blocks differ by one row of tiles at most (or a unit of them), so that threads end together. */
+  int64_t first_row(int64_t block) const { return block * ceil_div(tiles, unit) / row_blocks * unit * tile_rows; }
 
   Cut(const GemmArgs& g, int threads) {
     const CacheSizes& cache = cache_sizes();
@@ -229,7 +243,9 @@ struct Cut {
       row_blocks = ceil_div(g.m, rows);
       if (row_blocks > threads) row_blocks = std::min(tiles, round_up(row_blocks, threads));
     }
-    block_rows = ceil_div(tiles, row_blocks) * tile_rows;
+    unit = g.epilogue.result_sums ? total_tiles : 1;
+    row_blocks = std::min(row_blocks, ceil_div(tiles, unit));
+    block_rows = ceil_div(ceil_div(tiles, unit), row_blocks) * unit * tile_rows;
     share_a = !in_place && threads > 1 && !by_rows && row_blocks < 2 * threads;
     share_b = row_blocks > 1;
 
@@ -268,6 +284,8 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
   const int64_t a_words = packed_a_words<BF>(cut.block_rows, cut.kd_block, g.trans_a); // of a block of A
   const bool long_partial = cut.own_partial && cut.span_blocks < blocks.count;
   float* const b_sums = g.b_sums ? scratch(slot_b_sums, (size_t)(blocks.count * g.n) * 4) : nullptr;
+  const int64_t groups_of_rows = ceil_div(cut.tiles, total_tiles);
+  float* const totals = g.epilogue.result_sums ? scratch(slot_totals, (size_t)(groups_of_rows * g.n) * 4) : nullptr;
   const auto sums_at = [&](int p, int64_t j) { return b_sums ? b_sums + p * g.n + j : nullptr; };
 
   for (int64_t chunk = 0; chunk < cut.chunks; chunk++) {
@@ -345,7 +363,7 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
                                                  : TileA::packed<BF>(a + p * a_words, g.trans_a, kd);
               const float* b = own_b ? own_b + (p * at_once + panel - start) * stride : shared_b + (p * panels + panel) * stride;
               multiply_panel<BF>(g, block_a, i0, rows, kd, b, width, j, (int)std::min<int64_t>(width, g.n - j), partial,
-                                 {from + p == 0, from + p == blocks.count - 1});
+                                 {from + p == 0, from + p == blocks.count - 1}, totals);
             }
           }
         }
@@ -356,6 +374,11 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
     vf sum = load_n(b_sums + j, g.n - j);
     for (int p = 1; p < blocks.count; p++) sum = sum + load_n(b_sums + p * g.n + j, g.n - j);
     store_n(g.b_sums + j, sum, g.n - j);
+  }
+  for (int64_t j = 0; totals && j < g.n; j += W) {
+    vf sum = load_n(totals + j, g.n - j);
+    for (int64_t group = 1; group < groups_of_rows; group++) sum = sum + load_n(totals + group * g.n + j, g.n - j);
+    store_n(g.epilogue.result_sums + j, sum, g.n - j);
   }
 }
 
@@ -520,7 +543,35 @@ void multiply_in_parts(const GemmArgs& g, int parts, bool parallel) {
 // ---- Choice ----
 
 template <bool BF>
+void multiply_one(const GemmArgs& g, bool parallel);
+
+/** The sums of the result's columns where its rows are not finished in tiles: the result stays in f32 until they are taken. */
+template <bool BF>
+void multiply_then_sum(const GemmArgs& g, bool parallel) {
+  GemmArgs whole = g;
+  whole.epilogue.result_sums = nullptr;
+  float* const wide = g.tc == Type::f32 ? (float*)g.c : scratch(slot_totals, (size_t)(g.m * g.ldc) * 4);
+  if (g.beta != 0 && wide != g.c)
+    for (int64_t i = 0; i < g.m; i++)
+      for (int64_t j = 0; j < g.n; j++) wide[i * g.ldc + j] = bf16_to_f32(((const bf16_t*)g.c)[i * g.ldc + j]);
+  whole.c = wide;
+  whole.tc = Type::f32;
+  multiply_one<BF>(whole, parallel);
+  for (int64_t j = 0; j < g.n; j += W) {
+    const int64_t left = g.n - j;
+    vf sum = zero();
+    for (int64_t i = 0; i < g.m; i++) {
+      const vf x = load_n(wide + i * g.ldc + j, left);
+      sum = sum + x;
+      if (wide != g.c) store_bf16_n((bf16_t*)g.c + i * g.ldc + j, x, left);
+    }
+    store_n(g.epilogue.result_sums + j, sum, left);
+  }
+}
+
+template <bool BF>
 void multiply_one(const GemmArgs& g, bool parallel) {
+  if (g.k <= 0 && g.epilogue.result_sums) return multiply_then_sum<BF>(g, parallel);
   if (g.k <= 0) {
     // Only beta * C and the epilogue.
     if (g.b_sums) std::fill_n(g.b_sums, g.n, 0.0f);
@@ -539,11 +590,12 @@ void multiply_one(const GemmArgs& g, bool parallel) {
     rest.b_sums = nullptr;
     return multiply_one<BF>(rest, parallel);
   }
+  const int parts = thin ? 1 : parts_of(g);
+  if (g.epilogue.result_sums && (thin || parts > 1)) return multiply_then_sum<BF>(g, parallel);
   parallel = parallel && flops(g) >= 2 * task_flops;
   // Thin: rows of x against w, x the smaller of the two. Adding up rows of w is in f32, so with more than a few rows
   // bf16 dot products win in spite of the packing.
   if (thin) return multiply_thin<BF>(g, x_rows, parallel);
-  const int parts = parts_of(g);
   if (parts > 1) return multiply_in_parts<BF>(g, parts, parallel);
   multiply_blocked<BF>(g, parallel);
 }

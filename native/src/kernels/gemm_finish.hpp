@@ -44,7 +44,7 @@ constexpr int finish_vectors = 2;
 
 /** One row's `n` sums, at most finish_vectors vectors. `full` promises that all of them are there. */
 template <Activation activation, bool gradient, bool full>
-HOWDAH_INLINE void finish_part(const GemmArgs& g, int64_t i, int64_t j, int64_t n, const float* sums, float* partial, Turn turn) {
+HOWDAH_INLINE void finish_part(const GemmArgs& g, int64_t i, int64_t j, int64_t n, const float* sums, float* partial, Turn turn, float* total) {
   const GemmEpilogue& e = g.epilogue;
   const int64_t at = i * g.ldc + j;
   vf s[finish_vectors];
@@ -69,36 +69,41 @@ HOWDAH_INLINE void finish_part(const GemmArgs& g, int64_t i, int64_t j, int64_t 
     HOWDAH_FINISH_EACH s[v] = activate<activation, false>(s[v], s[v]);
   }
   if (e.residual) HOWDAH_FINISH_EACH s[v] = s[v] + load_n(e.residual + i * e.ldr + j + v * W, lanes(v));
+  if (total) HOWDAH_FINISH_EACH store_n(total + v * W, load_n(total + v * W, lanes(v)) + s[v], lanes(v));
   HOWDAH_FINISH_EACH store_typed(g.c, g.tc, at + v * W, s[v], lanes(v));
 #undef HOWDAH_FINISH_EACH
 }
 
 template <Activation activation, bool gradient>
 static __attribute__((noinline)) void finish_rows_of(const GemmArgs& g, int64_t i, int rows, int64_t j, int64_t n, const float* sums,
-                                                     int64_t ld, float* partial, int64_t partial_ld, Turn turn) {
+                                                     int64_t ld, float* partial, int64_t partial_ld, Turn turn, float* totals) {
   constexpr int64_t step = finish_vectors * W;
   for (int r = 0; r < rows; r++) {
     const float* s = sums + r * ld;
     float* p = partial ? partial + r * partial_ld : nullptr;
     int64_t x = 0;
-    for (; x + step <= n; x += step) finish_part<activation, gradient, true>(g, i + r, j + x, step, s + x, p ? p + x : p, turn);
-    for (; x < n; x += step) finish_part<activation, gradient, false>(g, i + r, j + x, n - x, s + x, p ? p + x : p, turn);
+    const auto part = [&](auto full, int64_t count) {
+      finish_part<activation, gradient, full()>(g, i + r, j + x, count, s + x, p ? p + x : p, turn, totals ? totals + x : totals);
+    };
+    for (; x + step <= n; x += step) part(std::true_type{}, step);
+    for (; x < n; x += step) part(std::false_type{}, n - x);
   }
 }
 
 /**
  * Adds `n` products of `rows` rows from row i, column j on to what is there. `sums` holds A B of this block of k; `partial` is where
- * the sums of the blocks before lie and those of all but the last go (ignored when the turn is first and last).
+ * the sums of the blocks before lie and those of all but the last go (ignored when the turn is first and last). `totals`, if there is one,
+ * grows by the finished values of each column.
  */
 static void finish_rows(const GemmArgs& g, int64_t i, int rows, int64_t j, int64_t n, const float* sums, int64_t ld, float* partial,
-                        int64_t partial_ld, Turn turn) {
+                        int64_t partial_ld, Turn turn, float* totals = nullptr) {
   const bool gradient = g.epilogue.gradient_at != nullptr;
   const auto run = [&](auto kind) {
-    if (gradient) finish_rows_of<kind(), true>(g, i, rows, j, n, sums, ld, partial, partial_ld, turn);
-    else finish_rows_of<kind(), false>(g, i, rows, j, n, sums, ld, partial, partial_ld, turn);
+    if (gradient) finish_rows_of<kind(), true>(g, i, rows, j, n, sums, ld, partial, partial_ld, turn, totals);
+    else finish_rows_of<kind(), false>(g, i, rows, j, n, sums, ld, partial, partial_ld, turn, totals);
   };
   switch (turn.last ? g.epilogue.activation : Activation::none) {
-    case Activation::none: return finish_rows_of<Activation::none, false>(g, i, rows, j, n, sums, ld, partial, partial_ld, turn);
+    case Activation::none: return finish_rows_of<Activation::none, false>(g, i, rows, j, n, sums, ld, partial, partial_ld, turn, totals);
     case Activation::gelu_tanh: return run(std::integral_constant<Activation, Activation::gelu_tanh>{});
     case Activation::gelu_erf: return run(std::integral_constant<Activation, Activation::gelu_erf>{});
     case Activation::silu: return run(std::integral_constant<Activation, Activation::silu>{});
@@ -108,16 +113,19 @@ static void finish_rows(const GemmArgs& g, int64_t i, int rows, int64_t j, int64
 
 // ---- Whole tiles of a product that has a single block of k: every choice is made before the loop ----
 
-/** Finishes `rows` rows of V whole vectors from row i, column j; `sums` lies V * W apart. */
-using FinishWhole = void (*)(const GemmArgs& g, int64_t i, int rows, int64_t j, const float* sums);
+/** Finishes `rows` rows of V whole vectors from row i, column j; `sums` lies V * W apart. `totals` as in finish_rows. */
+using FinishWhole = void (*)(const GemmArgs& g, int64_t i, int rows, int64_t j, const float* sums, float* totals);
 
-enum FinishPart { finish_bias = 1, finish_pre = 2, finish_residual = 4, finish_rounds = 8, finish_gradient = 16 };
+enum FinishPart { finish_bias = 1, finish_pre = 2, finish_residual = 4, finish_rounds = 8, finish_gradient = 16, finish_totals = 32 };
 
 /** `parts`: what there is to do, a sum of FinishPart. The value before an activation, and what it is needed for, are bf16 here. */
 template <int V, Activation activation, int parts>
-static __attribute__((noinline)) void finish_whole(const GemmArgs& g, int64_t i, int rows, int64_t j, const float* sums) {
+static __attribute__((noinline)) void finish_whole(const GemmArgs& g, int64_t i, int rows, int64_t j, const float* sums,
+                                                   [[maybe_unused]] float* totals) {
   const GemmEpilogue& e = g.epilogue;
   vf bias[V];
+  [[maybe_unused]] vf total[V];
+  if constexpr (parts & finish_totals) HOWDAH_UNROLL for (int v = 0; v < V; v++) total[v] = load(totals + v * W);
   if constexpr (parts & finish_bias) HOWDAH_UNROLL for (int v = 0; v < V; v++) bias[v] = load(e.bias + j + v * W);
   for (int r = 0; r < rows; r++, sums += V * W) {
     const int64_t at = (i + r) * g.ldc + j;
@@ -134,10 +142,12 @@ static __attribute__((noinline)) void finish_whole(const GemmArgs& g, int64_t i,
         s = activate<activation, false>(s, s);
       }
       if constexpr (parts & finish_residual) s = s + load(e.residual + (i + r) * e.ldr + j + v * W);
+      if constexpr (parts & finish_totals) total[v] = total[v] + s;
       if constexpr (parts & finish_rounds) store_bf16((bf16_t*)g.c + at + v * W, s);
       else store((float*)g.c + at + v * W, s);
     }
   }
+  if constexpr (parts & finish_totals) HOWDAH_UNROLL for (int v = 0; v < V; v++) store(totals + v * W, total[v]);
 }
 
 template <int V, Activation activation, int... parts>
@@ -154,9 +164,9 @@ FinishWhole finish_whole_of(const GemmArgs& g) {
   if (g.alpha != 1 || g.beta != 0) return nullptr;
   if ((e.pre_activation && e.pre_type != Type::bf16) || (e.gradient_at && e.gradient_type != Type::bf16)) return nullptr;
   const int parts = (e.bias ? finish_bias : 0) | (e.pre_activation ? finish_pre : 0) | (e.residual ? finish_residual : 0) |
-                    (g.tc == Type::bf16 ? finish_rounds : 0) | (e.gradient_at ? finish_gradient : 0);
+                    (g.tc == Type::bf16 ? finish_rounds : 0) | (e.gradient_at ? finish_gradient : 0) | (e.result_sums ? finish_totals : 0);
   using Plain = std::integer_sequence<int, 0, 1, 4, 5, 8, 9, 12, 13>;
-  using Active = std::integer_sequence<int, 0, 1, 2, 3, 8, 9, 10, 11, 16, 24>;
+  using Active = std::integer_sequence<int, 0, 1, 2, 3, 8, 9, 10, 11, 16, 24, 48, 56>;
   switch (e.activation) {
     case Activation::none: return find_finish<V, Activation::none>(parts, Plain{});
     case Activation::gelu_tanh: return find_finish<V, Activation::gelu_tanh>(parts, Active{});

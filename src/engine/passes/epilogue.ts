@@ -29,6 +29,8 @@ interface Chain {
   last: Value;
   /** The sums of b over what is contracted (the gradient of a bias, beside that of its weight): a result of its own. */
   sum?: Value;
+  /** The sums of the result over all rows before it is rounded (the gradient of the bias in front of an activation): a result of its own. */
+  total?: Value;
 }
 
 export type EpilogueSupport = (op: string, attributes: Attributes, inputs: readonly Aval[]) => boolean;
@@ -36,7 +38,7 @@ export type EpilogueSupport = (op: string, attributes: Attributes, inputs: reado
 /**
  * Takes the addition of a bias, an activation and the addition of a residual that follow a product into the product: `dot_general` with
  * the attribute `epilogue`, and bias and residual as further inputs. The product is then written once, finished. The same for a product that
- * is the gradient of an activation's result. Sums of a right operand over the axes that are contracted are taken in too: the kernel has
+ * is the gradient of an activation's result, with its sums over all rows. Sums of a right operand over the axes that are contracted are taken in too: the kernel has
  * the operand in its hands. Sums are f32; a result that is
  * rounded to bf16 at once is written so, and so is a value before an activation that is kept rounded: the activation is of the rounded one. `sums` false: no sums of right operands.
  */
@@ -110,12 +112,19 @@ export function fuseEpilogues(
       const wide = differentiator.inputs[1]!;
       const at =
         wide.node?.op.name === "convert" && wide.node.inputs[0]!.dtype === "bf16" ? wide.node.inputs[0]! : wide;
-      // With several readers (a rounded copy, the sums of a bias's gradient), an element-wise region serves all in one pass.
-      const alone = (options.sums ?? true) || onlyUser(differentiator.outputs[0]!) !== undefined;
+      const made = differentiator.outputs[0]!;
+      const summers = results.has(made) ? [] : users.get(made)!.filter((n) => !owner.has(n) && sumsRows(n, dot));
+      const summer = summers.length === 1 ? summers[0]! : undefined;
+      // With other readers, an element-wise region serves all in one pass.
+      const alone = (options.sums ?? true) || summer !== undefined || onlyUser(made) !== undefined;
       if (alone && wide.dtype === "f32" && sameShape(at.shape, before.shape)) {
         chain.activation = gradientOf;
         chain.at = at;
         take(differentiator);
+        if (summer) {
+          chain.total = summer.outputs[0]!;
+          folded.push(summer);
+        }
       }
     }
     // A residual may depend on what else reads the value before the activation: not if that leaves too.
@@ -125,7 +134,8 @@ export function fuseEpilogues(
       chain.residual = residual;
       take(joiner!);
     }
-    const rounding = onlyUser(chain.last);
+    const readers = (users.get(chain.last) ?? []).filter((n) => n.outputs[0] !== chain.total);
+    const rounding = readers.length === 1 && !results.has(chain.last) ? readers[0] : undefined;
     if (rounding && !owner.has(rounding) && roundsTo(rounding, "bf16")) take(rounding);
     if (folded.length === 1 && (options.sums ?? true)) {
       const summer = sumOf(dot, users);
@@ -168,15 +178,16 @@ export function fuseEpilogues(
       });
       return;
     }
-    const { last, pre, dot, sum } = chain;
-    const avals = [last, ...(pre ? [pre] : []), ...(sum ? [sum] : [])].map(plain);
+    const { last, pre, dot, sum, total } = chain;
+    const avals = [last, ...(pre ? [pre] : []), ...(sum ? [sum] : []), ...(total ? [total] : [])].map(plain);
     const fresh = out.add(finishedDot(chain), inputsOf(chain).map(need), attributesOf(chain), avals, {
       scope: dot.scope,
       region: dot.region,
     });
     map.set(last, fresh.outputs[0]!);
     if (pre) map.set(pre, fresh.outputs[1]!);
-    if (sum) map.set(sum, fresh.outputs.at(-1)!);
+    if (sum) map.set(sum, fresh.outputs[pre ? 2 : 1]!);
+    if (total) map.set(total, fresh.outputs.at(-1)!);
   };
   for (const node of graph.nodes) {
     const chain = owner.get(node);
@@ -203,6 +214,7 @@ function attributesOf(c: Chain): Attributes {
     pre_activation: c.pre !== undefined,
     ...(c.at && { gradient: true }),
     ...(c.sum && { sum: true }),
+    ...(c.total && { total: true }),
   };
   return { ...c.dot.attributes, epilogue };
 }
@@ -250,6 +262,21 @@ function sumOf(dot: Node, users: ReadonlyMap<Value, readonly Node[]>): Node | un
       axes.every((axis) => contract.includes(axis))
     );
   });
+}
+
+/** Whether `n` sums the product's result over all axes but the right operand's free ones. */
+function sumsRows(n: Node, dot: Node): boolean {
+  const [y, right] = [dot.outputs[0]!, dot.inputs[1]!];
+  if (n.op.name !== "reduce" || n.attributes.kind !== "add" || list(dot.attributes.rhs_batch).length > 0) return false;
+  const rows = y.shape.length - right.shape.length + list(dot.attributes.rhs_contract).length;
+  const axes = list(n.attributes.axes);
+  return (
+    rows > 0 &&
+    axes.length === rows &&
+    axes.every((axis) => axis < rows) &&
+    n.outputs[0]!.dtype === "f32" &&
+    n.outputs[0]!.shape.length === y.shape.length - rows
+  );
 }
 
 /** The other term if `node` adds a value of the same shape that is in memory anyway. */
