@@ -48,11 +48,14 @@ struct Channel {
   std::shared_ptr<const std::string> failure;
 };
 
+struct Bound;
+
 struct Environment {
   std::shared_ptr<Channel> channel = std::make_shared<Channel>();
   Handles<BlockRef> buffers;
   int64_t live_bytes = 0;
   Handles<std::shared_ptr<Executable>> executables;
+  Handles<std::shared_ptr<Bound>> bounds;
   int64_t pending = 0;
 };
 
@@ -310,37 +313,45 @@ napi_value js_release_executable(const Arguments& arguments) {
   return nullptr;
 }
 
-/** run(handle, Float64Array of input handles, Float64Array of output handles): queues and returns. */
-napi_value js_run(const Arguments& arguments) {
+/** A program with the buffers that it reads and writes. */
+struct Bound {
+  std::shared_ptr<Executable> executable;
+  std::vector<BlockRef> inputs, outputs;
+  std::vector<void*> in, out;
+};
+
+/** (handle, Float64Array of input handles, Float64Array of output handles) */
+std::shared_ptr<Bound> bound_of(const Arguments& arguments) {
   Environment& state = environment(arguments.env);
-  std::shared_ptr<Executable> executable = state.executables.get(arguments.number(0));
-  auto collect = [&](size_t argument, const std::vector<TensorType>& wanted, const char* what) {
+  auto bound = std::make_shared<Bound>();
+  bound->executable = state.executables.get(arguments.number(0));
+  auto collect = [&](size_t argument, const std::vector<TensorType>& wanted, const char* what, std::vector<BlockRef>& blocks, std::vector<void*>& data) {
     const auto [handles, count] = arguments.handles(argument);
     if (count != wanted.size()) fail("A program with ", wanted.size(), " ", what, "s was given ", count, ".");
-    std::vector<BlockRef> blocks;
-    blocks.reserve(count);
+    blocks.reserve(count), data.reserve(count);
     for (size_t i = 0; i < count; ++i) {
       blocks.push_back(state.buffers.get(handles[i]));
+      data.push_back(blocks.back()->data);
       if (int64_t(blocks.back()->bytes) < wanted[i].bytes)
         fail("The buffer of ", what, " ", i, " holds ", blocks.back()->bytes, " bytes, but ", describe(wanted[i]), " needs ",
              wanted[i].bytes, ".");
     }
-    return blocks;
   };
-  std::vector<BlockRef> inputs = collect(1, executable->inputs(), "input");
-  std::vector<BlockRef> outputs = collect(2, executable->outputs(), "output");
-  enqueue([channel = state.channel, executable, inputs = std::move(inputs), outputs = std::move(outputs)] {
+  collect(1, bound->executable->inputs(), "input", bound->inputs, bound->in);
+  collect(2, bound->executable->outputs(), "output", bound->outputs, bound->out);
+  return bound;
+}
+
+/** Queues a run of a bound program. */
+void queue(const Environment& state, std::shared_ptr<Bound> given) {
+  enqueue([channel = state.channel, bound = std::move(given)] {
     std::shared_ptr<const std::string> failure;
-    std::vector<void*> in, out;
-    for (const BlockRef& block : inputs) {
-      in.push_back(block->data);
+    for (const BlockRef& block : bound->inputs)
       if (block->failure && !failure) failure = block->failure;
-    }
-    for (const BlockRef& block : outputs) out.push_back(block->data);
     if (!failure) {
       std::string message;
       try {
-        executable->run(in.data(), out.data(), program_stack(executable->stack_bytes()));
+        bound->executable->run(bound->in.data(), bound->out.data(), program_stack(bound->executable->stack_bytes()));
       } catch (const std::bad_alloc&) {
         message = "The native backend ran out of memory.";
       } catch (const std::exception& error) {
@@ -353,8 +364,32 @@ napi_value js_run(const Arguments& arguments) {
         if (!channel->failure) channel->failure = failure;
       }
     }
-    for (const BlockRef& block : outputs) block->failure = failure;
+    for (const BlockRef& block : bound->outputs)
+      if (failure || block->failure) block->failure = failure;
   });
+}
+
+/** run(handle, Float64Array of input handles, Float64Array of output handles): queues and returns. */
+napi_value js_run(const Arguments& arguments) {
+  queue(environment(arguments.env), bound_of(arguments));
+  return nullptr;
+}
+
+/** bind(handle, Float64Array of input handles, Float64Array of output handles) -> handle */
+napi_value js_bind(const Arguments& arguments) {
+  return number(arguments.env, environment(arguments.env).bounds.add(bound_of(arguments)));
+}
+
+/** runBound(handle): queues and returns. */
+napi_value js_run_bound(const Arguments& arguments) {
+  Environment& state = environment(arguments.env);
+  queue(state, state.bounds.get(arguments.number(0)));
+  return nullptr;
+}
+
+/** releaseBound(handle): queued runs still finish. */
+napi_value js_release_bound(const Arguments& arguments) {
+  enqueue([last = environment(arguments.env).bounds.take(arguments.number(0))]() mutable { last.reset(); });
   return nullptr;
 }
 
@@ -500,6 +535,7 @@ void close(void* data) {
   napi_release_threadsafe_function(state->channel->wake, napi_tsfn_abort);
   state->buffers.clear();
   state->executables.clear();
+  state->bounds.clear();
 }
 
 void initialise(napi_env env, napi_value exports) {
@@ -520,6 +556,8 @@ void initialise(napi_env env, napi_value exports) {
       {"write", guarded<js_write>},
       {"release", guarded<js_release>},     {"download", guarded<js_download>},
       {"sync", guarded<js_sync>},           {"compile", guarded<js_compile>},
+      {"bind", guarded<js_bind>},           {"runBound", guarded<js_run_bound>},
+      {"releaseBound", guarded<js_release_bound>},
       {"run", guarded<js_run>},             {"releaseExecutable", guarded<js_release_executable>},
       {"profile", guarded<js_profile>},     {"readProfile", guarded<js_read_profile>},
       {"memory", guarded<js_memory>},       {"resetPeak", guarded<js_reset_peak>},

@@ -77,13 +77,18 @@ export class Profiler {
     const heard: Heard = { name, program, executable, runs: 0, queued: [], releaseLater: false };
     this.#programs.add(heard);
     if (this.#active) executable.profile(true, this.#trace);
+    const heed = (run: () => void) => {
+      if (!this.#active) return run();
+      heard.runs++;
+      const start = now();
+      run();
+      heard.queued.push({ start, end: now() });
+    };
     return {
-      run: (inputs, outputs) => {
-        if (!this.#active) return executable.run(inputs, outputs);
-        heard.runs++;
-        const start = now();
-        executable.run(inputs, outputs);
-        heard.queued.push({ start, end: now() });
+      run: (inputs, outputs) => heed(() => executable.run(inputs, outputs)),
+      bind: (inputs, outputs) => {
+        const bound = executable.bind(inputs, outputs);
+        return { run: () => heed(() => bound.run()), release: () => bound.release() };
       },
       release: () => {
         // Its counters are still to be read.

@@ -93,6 +93,15 @@ export interface Executable {
    * by the caller (for aliased outputs: the donated input's own buffer). A failure surfaces at the next `download` or `sync`.
    */
   run(inputs: readonly BackendBuffer[], outputs: readonly BackendBuffer[]): void;
+  /** The program with these buffers, to be run often. They must live until it is released. */
+  bind(inputs: readonly BackendBuffer[], outputs: readonly BackendBuffer[]): BoundExecutable;
+  release(): void;
+}
+
+export interface BoundExecutable {
+  /** As `Executable.run`. */
+  run(): void;
+  /** Runs that are queued still finish. */
   release(): void;
 }
 

@@ -1,6 +1,8 @@
 import { bytesPerElement, type DType, type HostArray } from "../tensor/dtype.ts";
+import { StateError } from "../tensor/errors.ts";
 import { Graph } from "../tensor/graph.ts";
 import {
+  type Bound,
   type Compiled,
   type CompileOptions,
   type Estate,
@@ -8,7 +10,7 @@ import {
   type Runtime,
   type Storage,
 } from "../tensor/runtime.ts";
-import { type Shape, size } from "../tensor/shape.ts";
+import { type Shape, sameShape, show, size } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { lowerThrough } from "./cache.ts";
 import type { LowerOptions } from "./compile.ts";
@@ -162,6 +164,25 @@ class Ready implements Compiled {
     // Donated inputs that became no output are free once the run is over; the backend keeps them until then.
     for (const storage of given) storage?.release();
     return results;
+  }
+
+  bind(inputs: readonly Tensor[], results: readonly Tensor[]): Bound {
+    const bufferOf = (t: Tensor) => (t.storage("a bound program") as BufferStorage).buffer;
+    if (results.length !== this.#outputs.length)
+      throw new StateError(`bind: ${results.length} results are given for a program of ${this.#outputs.length}.`);
+    const taken = new Set<number>();
+    for (const [k, { dtype, shape, from }] of this.#outputs.entries()) {
+      const given = results[k]!;
+      if (given.dtype !== dtype || !sameShape(given.shape, shape))
+        throw new StateError(`bind: result ${k} is ${dtype} ${show(shape)}, and ${given} is given for it.`);
+      if (from === undefined) continue;
+      taken.add(from);
+      if (given !== inputs[from])
+        throw new StateError(`bind: result ${k} takes over donated input ${from}, and must be the same tensor.`);
+    }
+    const lost = this.#donated.findIndex((is, i) => is && !taken.has(i));
+    if (lost >= 0) throw new StateError(`bind: donated input ${lost} is no result, so a second run would not find it.`);
+    return this.#executable.bind(inputs.map(bufferOf), results.map(bufferOf));
   }
 
   release(): void {

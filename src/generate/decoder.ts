@@ -398,8 +398,7 @@ export class Decoder {
     try {
       const last = this.#last;
       let step = last?.next;
-      if (last && step && answers(step, last.step, replies, rows)) forget(last.step, false);
-      else {
+      if (!last || !step || !answers(step, last.step, replies, rows)) {
         this.#forgetReplies();
         for (const held of sequences) this.#grow(held, held.ids.length + 1, pool);
         step = this.#queue(model, replies, rows, capacity);
@@ -455,9 +454,7 @@ export class Decoder {
   }
 
   #forgetReplies(): void {
-    if (!this.#last) return;
-    forget(this.#last.step, !this.#last.next);
-    if (this.#last.next) forget(this.#last.next, true);
+    if (this.#last) forget(this.#last.step);
     this.#last = undefined;
   }
 

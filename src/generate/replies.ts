@@ -2,8 +2,9 @@ import { type LanguageModel, logits } from "../models/model.ts";
 import type { Cache } from "../nn/cache.ts";
 import { HowdahError } from "../tensor/errors.ts";
 import { type Jitted, jit } from "../tensor/jit.ts";
+import { uninitialized } from "../tensor/ops/creation.ts";
 import { sampleSettings, sampleToken, wordsOf } from "../tensor/ops/sample.ts";
-import type { Precision } from "../tensor/runtime.ts";
+import type { Bound, Compiled, Precision } from "../tensor/runtime.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
 import { dispose, tensors } from "../tensor/tree.ts";
 import type { Sampled, SamplingParameters } from "./sampler.ts";
@@ -35,14 +36,58 @@ interface Fixed {
 type History = Tensor<"i32"> | undefined;
 type Results = State & { readonly measures: Tensor; readonly history: History; readonly cache: Cache };
 
+type Chosen = State & { readonly measures: Tensor };
+
+/**
+ * Steps that follow one another. What a step chose is one of two sets of tensors that take turns: a step reads one and writes the other, so that
+ * the program is bound to its arguments twice, and a token costs one call.
+ */
+class Chain {
+  readonly fixed: Fixed;
+  readonly history: History;
+  readonly sets: [Chosen, Chosen];
+  readonly #bound: [Bound | undefined, Bound | undefined] = [undefined, undefined];
+  /** The cache that these read and write. */
+  #cache: FlatCache | undefined;
+
+  constructor(fixed: Fixed, history: History, first: Chosen) {
+    const like = <T extends Tensor>(x: T) => uninitialized(x.shape, x.dtype) as T;
+    const { token, position, measures } = first;
+    this.fixed = fixed;
+    this.history = history;
+    this.sets = [first, { token: like(token), position: like(position), measures: like(measures) }];
+  }
+
+  /** Queues the step after the one that chose set `from`. */
+  run(from: 0 | 1, cache: FlatCache, bind: (from: Chosen, to: Chosen) => Bound): void {
+    if (this.#cache !== cache) this.#release();
+    this.#cache = cache;
+    this.#bound[from] ??= bind(this.sets[from], this.sets[from === 0 ? 1 : 0]);
+    this.#bound[from].run();
+  }
+
+  #release(): void {
+    for (const i of [0, 1] as const) {
+      this.#bound[i]?.release();
+      this.#bound[i] = undefined;
+    }
+  }
+
+  dispose(): void {
+    this.#release();
+    dispose([this.sets, this.fixed, this.history]);
+  }
+}
+
 /** A step that was queued. */
 export interface Queued {
   readonly replies: readonly ReplyStep[];
   readonly size: number;
   readonly fixed: Fixed;
-  readonly chosen: State & { readonly measures: Tensor };
+  readonly chosen: Chosen;
   /** i32 (rows, longest), where a reply has a repetition penalty. */
   readonly history: History;
+  readonly chain: Chain;
   /** The tokens that were chosen, once they are known. */
   tokens?: Int32Array;
 }
@@ -57,7 +102,7 @@ export type FlatCache = readonly Tensor[];
 export class ReplyProgram {
   readonly #step: Jitted<[LanguageModel, Cache, State, Fixed, History], Results>;
   /** The program of the last call, and the tensors of its model: walking trees takes as long as a small model's step. */
-  #bound: { readonly key: string; readonly run: (inputs: readonly Tensor[]) => Tensor[] } | undefined;
+  #bound: { readonly key: string; readonly program: Pick<Compiled, "run" | "bind"> } | undefined;
   #model: { readonly of: WeakRef<LanguageModel>; readonly tensors: readonly Tensor[] } | undefined;
 
   constructor(precision: Precision) {
@@ -114,21 +159,36 @@ export class ReplyProgram {
         this.#model = { of: new WeakRef(model), tensors: tensors(model) };
       }
       if (this.#bound?.key !== key)
-        this.#bound = { key, run: this.#step.flat(model, like, { token, position }, fixed, history) };
-      const [next, place, measures, ...rest] = this.#bound.run([
-        ...this.#model.tensors,
+        this.#bound = { key, program: this.#step.flat(model, like, { token, position }, fixed, history) };
+      const { program } = this.#bound;
+      const weights = this.#model.tensors;
+      const given = (state: State) => [
+        ...weights,
         ...flat,
-        token,
-        position,
+        state.token,
+        state.position,
         fixed.rows,
         fixed.settings,
         ...(history ? [history] : []),
-      ]) as [Tensor<"i32">, Tensor<"i32">, Tensor, ...Tensor[]];
+      ];
+      if (before) {
+        const { chain } = before;
+        const from = before.chosen === chain.sets[0] ? 0 : 1;
+        const results = (to: Chosen) => [to.token, to.position, to.measures, ...(history ? [history] : []), ...flat];
+        chain.run(from, flat, (from, to) => program.bind(given(from), results(to)));
+        const chosen = chain.sets[from === 0 ? 1 : 0];
+        return { queued: { replies, size, fixed, chosen, history, chain }, cache: flat };
+      }
+      const [next, place, measures, ...rest] = program.run(given({ token, position })) as [
+        Tensor<"i32">,
+        Tensor<"i32">,
+        Tensor,
+        ...Tensor[],
+      ];
       const kept = history ? (rest.shift() as Tensor<"i32">) : undefined;
-      return {
-        queued: { replies, size, fixed, chosen: { token: next, position: place, measures }, history: kept },
-        cache: rest,
-      };
+      const chosen = { token: next, position: place, measures };
+      const chain = new Chain(fixed, kept, chosen);
+      return { queued: { replies, size, fixed, chosen, history: kept, chain }, cache: rest };
     } catch (error) {
       if (!before) dispose(fixed);
       throw error;
@@ -159,10 +219,9 @@ export function answers(queued: Queued, before: Queued, replies: readonly ReplyS
   );
 }
 
-/** Frees a step; `last`: no later step reads what it chose. */
-export function forget(queued: Queued, last: boolean): void {
-  dispose(queued.chosen);
-  if (last) dispose([queued.fixed, queued.history]);
+/** Frees a step and those before it; no later step reads what it chose. */
+export function forget(queued: Queued): void {
+  queued.chain.dispose();
 }
 
 const i32 = (data: Int32Array, shape: readonly number[]) => tensor(data, { shape }) as Tensor<"i32">;

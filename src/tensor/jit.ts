@@ -29,7 +29,7 @@ export type Jitted<A extends readonly unknown[], R> = ((...args: A) => R) & {
    * The program for such arguments, on lists in place of trees: tensors in the order of `tensors(args)`, and of `tensors(result)`. For calls so
    * short that walking the trees of a whole model costs as much as the work. The caller sees to it that what it gives fits.
    */
-  flat(...args: A): (inputs: readonly Tensor[]) => Tensor[];
+  flat(...args: A): Pick<Compiled, "run" | "bind">;
   /** How many programs were compiled: one per structure, shapes, dtypes and plain values of the arguments. */
   readonly programs: number;
 };
@@ -89,7 +89,11 @@ export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, optio
     Object.assign(call, {
       flat(...args: A) {
         const { compiled, captured } = entryOf(args);
-        return (inputs: readonly Tensor[]) => compiled.run([...inputs, ...captured]);
+        return {
+          run: (inputs: readonly Tensor[]) => compiled.run([...inputs, ...captured]),
+          bind: (inputs: readonly Tensor[], results: readonly Tensor[]) =>
+            compiled.bind([...inputs, ...captured], results),
+        };
       },
       release() {
         for (const e of cache.values()) e.compiled.release();

@@ -38,6 +38,18 @@ export type Precision = "auto" | "f32" | "bf16";
 export interface Compiled {
   /** Queues one run. Donated inputs are dead afterwards. */
   run(inputs: readonly Tensor[]): Tensor[];
+  /**
+   * The program with its arguments, for calls so short that handing those over costs as much as the work. Nothing is consumed: a donated
+   * input is its result as well, and holds what the last run made of it.
+   * @param results what each run writes; where a result takes over a donated input, that input. All tensors must live as long as this
+   */
+  bind(inputs: readonly Tensor[], results: readonly Tensor[]): Bound;
+  release(): void;
+}
+
+export interface Bound {
+  /** Queues one run. */
+  run(): void;
   release(): void;
 }
 

@@ -113,6 +113,9 @@ export class NaiveRuntime implements Runtime {
           return Tensor.concrete(dtype, shape, new BufferStorage(this.#backend, buffer));
         });
       },
+      bind: () => {
+        throw new Error("The naive runtime binds nothing.");
+      },
       release: () => executable.release(),
     };
   }

@@ -28,6 +28,23 @@ describe.skipIf(missing !== undefined)("the native executor", () => {
     expect(await op1("add", [x, plain("f32", [3], [10, 20, 30])], f32(3))).toEqual([11, 22, 33]);
   });
 
+  it("runs a bound program as often as asked, also once its buffers are let go", async () => {
+    const b = backend();
+    const exe = b.compile(single("add", [f32(2), f32(2)], [f32(2)], {}));
+    const one = b.upload(new Float32Array([1, 2]), "f32");
+    const [x, y] = [b.upload(new Float32Array(2), "f32"), b.allocate(8)];
+    const bound = [exe.bind([x, one], [y]), exe.bind([y, one], [x])];
+    for (let i = 0; i < 10; i++) bound[i % 2]!.run();
+    b.release(one); // still in use by the queued runs
+    for (const each of bound) each.release();
+    expect(() => bound[0]!.run()).toThrow("was already released");
+    expect([...(await b.download(x, "f32", 2))]).toEqual([10, 20]);
+    expect(() => exe.bind([x], [y])).toThrow("2 inputs");
+    b.release(x);
+    b.release(y);
+    exe.release();
+  });
+
   it("keeps the order of queued runs", async () => {
     const b = backend();
     const exe = b.compile(single("add", [f32(4), f32(4)], [f32(4)], {}));

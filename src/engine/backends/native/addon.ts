@@ -15,6 +15,10 @@ export interface NativeAddon {
   sync(): Promise<void>;
   compile(program: string, constants: readonly ArrayBufferView[], bf16: boolean): number;
   run(executable: number, inputs: Float64Array, outputs: Float64Array): void;
+  /** A handle of the program with these buffers. */
+  bind(executable: number, inputs: Float64Array, outputs: Float64Array): number;
+  runBound(bound: number): void;
+  releaseBound(bound: number): void;
   releaseExecutable(executable: number): void;
   profile(executable: number, on: boolean, trace: boolean): void;
   readProfile(executable: number): ProfileEntry[];

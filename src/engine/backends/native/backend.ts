@@ -1,7 +1,7 @@
 import { type DType, type HostArray, hostArray } from "../../../tensor/dtype.ts";
 import { BackendError } from "../../../tensor/errors.ts";
 import type { Aval } from "../../../tensor/graph.ts";
-import type { Attributes, Backend, BackendBuffer, Executable, Program } from "../../program.ts";
+import type { Attributes, Backend, BackendBuffer, BoundExecutable, Executable, Program } from "../../program.ts";
 import {
   addonIdentity,
   loadAddon,
@@ -92,13 +92,24 @@ class Compiled implements NativeExecutable {
   }
 
   run(inputs: readonly BackendBuffer[], outputs: readonly BackendBuffer[]): void {
+    this.#give(inputs, outputs);
+    guarded(() => this.#addon.run(this.#handle, this.#inputs, this.#outputs));
+  }
+
+  bind(inputs: readonly BackendBuffer[], outputs: readonly BackendBuffer[]): BoundExecutable {
+    this.#give(inputs, outputs);
+    const addon = this.#addon;
+    const bound = guarded(() => addon.bind(this.#handle, this.#inputs, this.#outputs));
+    return { run: () => guarded(() => addon.runBound(bound)), release: () => guarded(() => addon.releaseBound(bound)) };
+  }
+
+  #give(inputs: readonly BackendBuffer[], outputs: readonly BackendBuffer[]): void {
     if (inputs.length !== this.#inputs.length || outputs.length !== this.#outputs.length)
       throw new BackendError(
         `A program with ${this.#inputs.length} inputs and ${this.#outputs.length} outputs was run with ${inputs.length} and ${outputs.length}.`,
       );
     for (let i = 0; i < inputs.length; i++) this.#inputs[i] = handleOf(inputs[i] as BackendBuffer);
     for (let i = 0; i < outputs.length; i++) this.#outputs[i] = handleOf(outputs[i] as BackendBuffer);
-    guarded(() => this.#addon.run(this.#handle, this.#inputs, this.#outputs));
   }
 
   profile(on: boolean, trace = false): void {

@@ -56,17 +56,16 @@ export class ReferenceBackend implements Backend {
   }
 
   compile(program: Program): Executable {
-    const run = prepare(program);
-    return {
-      run: (inputs, outputs) => {
-        try {
-          run(inputs.map(memoryOf), outputs.map(memoryOf));
-        } catch (error) {
-          this.#failure ??= error;
-        }
-      },
-      release: () => {},
+    const prepared = prepare(program);
+    const run = (inputs: readonly BackendBuffer[], outputs: readonly BackendBuffer[]) => {
+      try {
+        prepared(inputs.map(memoryOf), outputs.map(memoryOf));
+      } catch (error) {
+        this.#failure ??= error;
+      }
     };
+    const release = () => {};
+    return { run, bind: (inputs, outputs) => ({ run: () => run(inputs, outputs), release }), release };
   }
 
   release(buffer: BackendBuffer): void {
