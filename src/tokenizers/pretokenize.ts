@@ -102,10 +102,13 @@ export function splitBy(expression: RegExp, behavior: Behavior, invert: boolean)
     };
     let end = 0;
     try {
-      for (const found of text.matchAll(expression)) {
+      // Not matchAll: it makes a copy of the expression for each text, and texts may be single words.
+      expression.lastIndex = 0;
+      for (let found = expression.exec(text); found !== null; found = expression.exec(text)) {
         add(end, found.index, false);
         end = found.index + found[0].length;
         add(found.index, end, true);
+        if (found[0] === "") expression.lastIndex += (text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1;
       }
     } catch (error) {
       // One match of ten million characters or more exhausts the engine's stack. Such a text is cut in two, at a line's end if it
