@@ -111,9 +111,13 @@ export async function openHost(
   const { slots, description, cache, cacheTokens, prefixes, ngram, ahead, reproducible, weights = "f32" } = options;
   if (options.draft !== undefined && ngram)
     throw new InputError("--draft and --ngram are two ways to guess tokens ahead. Leave out one of them.");
-  const [{ model }, tokenizer] = await Promise.all([loadModel(folder, { weights }), loadTokenizer(folder)]);
+  const tokens = loadTokenizer(folder);
+  // Where both fail, the model's error is the one to read.
+  tokens.catch(() => {});
+  const { model } = await loadModel(folder, { weights });
   let draft: LanguageModel | undefined;
   try {
+    const tokenizer = await tokens;
     if (options.draft !== undefined) draft = (await loadModel(options.draft, { weights })).model;
     return createModelHost({
       id: options.id ?? basename(resolve(folder)),
