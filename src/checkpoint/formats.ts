@@ -45,9 +45,15 @@ function halfTable(): Float32Array {
   return halves;
 }
 
-function f32FromBfloat16(bits: Uint16Array, into: Float32Array = new Float32Array(bits.length)): Float32Array {
-  const wide = new Uint32Array(into.buffer, into.byteOffset, into.length);
-  for (let i = 0; i < bits.length; i++) wide[i] = bits[i]! << 16;
+/** Floats of 16 bits as f32. @returns `into` */
+function widen(bits: Uint16Array, stored: "BF16" | "F16", into: Float32Array): Float32Array {
+  if (stored === "BF16") {
+    const wide = new Uint32Array(into.buffer, into.byteOffset, into.length);
+    for (let i = 0; i < bits.length; i++) wide[i] = bits[i]! << 16;
+  } else {
+    const table = halfTable();
+    for (let i = 0; i < bits.length; i++) into[i] = table[bits[i]!]!;
+  }
   return into;
 }
 
@@ -122,19 +128,11 @@ export function decode(bytes: Uint8Array, stored: StoredDType, dtype: DType, wha
 
 /** `decode` to f32 into an array that is there. */
 export function decodeInto(into: Float32Array, bytes: Uint8Array, stored: StoredDType, what: string): void {
-  const data = view(bytes, stored);
-  if (stored === "BF16") f32FromBfloat16(data as Uint16Array, into);
-  else if (stored === "F16") {
-    const table = halfTable();
-    for (let i = 0; i < into.length; i++) into[i] = table[(data as Uint16Array)[i]!]!;
-  } else into.set(decode(bytes, stored, "f32", what));
+  if (stored === "BF16" || stored === "F16") widen(view(bytes, stored) as Uint16Array, stored, into);
+  else into.set(decode(bytes, stored, "f32", what));
 }
 
 function floats(data: ReturnType<typeof view>, stored: StoredDType): Float32Array | Float64Array | undefined {
-  if (stored === "BF16") return f32FromBfloat16(data as Uint16Array);
-  if (stored === "F16") {
-    const table = halfTable();
-    return Float32Array.from(data as Uint16Array, (bits) => table[bits]!);
-  }
+  if (stored === "BF16" || stored === "F16") return widen(data as Uint16Array, stored, new Float32Array(data.length));
   return data instanceof Float32Array || data instanceof Float64Array ? data : undefined;
 }

@@ -16,17 +16,11 @@ export interface StoredTensor {
   readonly end: number;
 }
 
-/** Elements in row-major order, `to` not included. */
-export interface ElementRange {
-  readonly from: number;
-  readonly to: number;
-}
-
 /** Named tensors that are read one at a time. */
 export interface TensorSource {
   readonly tensors: ReadonlyMap<string, StoredTensor>;
-  /** The elements, or a range of them, converted (see `decode`). @throws InputError if there is no such tensor */
-  read(name: string, dtype?: DType, range?: ElementRange): Promise<HostArray>;
+  /** The elements, converted (see `decode`). @throws InputError if there is no such tensor */
+  read(name: string, dtype?: DType): Promise<HostArray>;
   /** The f32 elements from `from` on, as many as `into` holds. */
   readInto(into: Float32Array, name: string, from: number): Promise<void>;
   close(): Promise<void>;
@@ -153,13 +147,9 @@ export class SafetensorsFile implements TensorSource {
     }
   }
 
-  async read(name: string, dtype?: DType, range?: ElementRange): Promise<HostArray> {
+  async read(name: string, dtype?: DType): Promise<HostArray> {
     const stored = find(this.tensors, name, this.path);
-    const width = storedDTypes[stored.dtype];
-    const [start, end] = range
-      ? [stored.start + range.from * width, Math.min(stored.end, stored.start + range.to * width)]
-      : [stored.start, stored.end];
-    const bytes = await readBytes(this.#handle, this.path, start, end - start);
+    const bytes = await readBytes(this.#handle, this.path, stored.start, stored.end - stored.start);
     return decode(bytes, stored.dtype, dtype ?? naturalDType(stored.dtype), `${this.path}: ${name}`);
   }
 

@@ -4,7 +4,7 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import type { DType, HostArray } from "../tensor/dtype.ts";
 import { InputError } from "../tensor/errors.ts";
-import { type ElementRange, find, SafetensorsFile, type StoredTensor, type TensorSource } from "./safetensors.ts";
+import { find, SafetensorsFile, type StoredTensor, type TensorSource } from "./safetensors.ts";
 
 const indexSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
 
@@ -27,14 +27,18 @@ class ShardedWeights implements TensorSource {
     );
   }
 
-  read(name: string, dtype?: DType, range?: ElementRange): Promise<HostArray> {
-    find(this.tensors, name, this.#path);
-    return this.#files.get(this.#where[name]!)!.read(name, dtype, range);
+  read(name: string, dtype?: DType): Promise<HostArray> {
+    return this.#shardOf(name).read(name, dtype);
   }
 
   readInto(into: Float32Array, name: string, from: number): Promise<void> {
+    return this.#shardOf(name).readInto(into, name, from);
+  }
+
+  /** @throws InputError if there is no such tensor */
+  #shardOf(name: string): SafetensorsFile {
     find(this.tensors, name, this.#path);
-    return this.#files.get(this.#where[name]!)!.readInto(into, name, from);
+    return this.#files.get(this.#where[name]!)!;
   }
 
   async close(): Promise<void> {

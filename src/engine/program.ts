@@ -38,9 +38,9 @@ export interface ArenaPeak {
   readonly at: number;
   /** Bytes in use then, its own results included: no arrangement of the arena can be smaller. */
   readonly bytes: number;
-  /** Largest first: what lies in the arena then, as it was called when it was made, and the instruction that made it. */
   /** What the instruction's kernel wants for itself. */
   readonly workspace?: number;
+  /** Largest first: what lies in the arena then, as it was called when it was made, and the instruction that made it. */
   readonly holders: readonly { readonly value: number; readonly instruction: number; readonly bytes: number }[];
 }
 

@@ -44,6 +44,7 @@ type Chosen = State & { readonly measures: Tensor };
  */
 class Chain {
   readonly fixed: Fixed;
+  /** i32 (rows, longest), where a reply has a repetition penalty. */
   readonly history: History;
   readonly sets: [Chosen, Chosen];
   readonly #bound: [Bound | undefined, Bound | undefined] = [undefined, undefined];
@@ -83,10 +84,7 @@ class Chain {
 export interface Queued {
   readonly replies: readonly ReplyStep[];
   readonly size: number;
-  readonly fixed: Fixed;
   readonly chosen: Chosen;
-  /** i32 (rows, longest), where a reply has a repetition penalty. */
-  readonly history: History;
   readonly chain: Chain;
   /** The tokens that were chosen, once they are known. */
   tokens?: Int32Array;
@@ -149,9 +147,9 @@ export class ReplyProgram {
     capacity: number,
     before?: Queued,
   ): { queued: Queued; cache: FlatCache } {
-    const fixed = before?.fixed ?? fixedOf(replies, size);
+    const fixed = before?.chain.fixed ?? fixedOf(replies, size);
     const { token, position } = before?.chosen ?? stateOf(replies, size);
-    const history = before ? before.history : historyOf(replies, size, capacity);
+    const history = before ? before.chain.history : historyOf(replies, size, capacity);
     try {
       const key = `${size} ${history?.shape}`;
       if (this.#model?.of.deref() !== model) {
@@ -175,9 +173,9 @@ export class ReplyProgram {
         const { chain } = before;
         const from = before.chosen === chain.sets[0] ? 0 : 1;
         const results = (to: Chosen) => [to.token, to.position, to.measures, ...(history ? [history] : []), ...flat];
-        chain.run(from, flat, (from, to) => program.bind(given(from), results(to)));
+        chain.run(from, flat, (read, written) => program.bind(given(read), results(written)));
         const chosen = chain.sets[from === 0 ? 1 : 0];
-        return { queued: { replies, size, fixed, chosen, history, chain }, cache: flat };
+        return { queued: { replies, size, chosen, chain }, cache: flat };
       }
       const [next, place, measures, ...rest] = program.run(given({ token, position })) as [
         Tensor<"i32">,
@@ -188,7 +186,7 @@ export class ReplyProgram {
       const kept = history ? (rest.shift() as Tensor<"i32">) : undefined;
       const chosen = { token: next, position: place, measures };
       const chain = new Chain(fixed, kept, chosen);
-      return { queued: { replies, size, fixed, chosen, history: kept, chain }, cache: rest };
+      return { queued: { replies, size, chosen, chain }, cache: rest };
     } catch (error) {
       if (!before) dispose(fixed);
       throw error;
