@@ -47,6 +47,16 @@ export class AddedTokenMatcher {
   }
 }
 
+/** Finds those special tokens, as they are spelled, that a text may spell out. */
+export function specialMatcher(tokens: ReadonlyMap<string, number>, allowed: AllowedSpecial): AddedTokenMatcher {
+  const wanted = (name: string): boolean => allowed === "all" || (allowed !== "none" && allowed.includes(name));
+  const plain = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+  return new AddedTokenMatcher(
+    [...tokens].filter(([name]) => wanted(name)).map(([content, id]) => ({ ...plain, id, content })),
+    (content) => content,
+  );
+}
+
 const WORD = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]";
 const lastWord = new RegExp(`${WORD}$`, "u");
 const firstWord = new RegExp(`^${WORD}`, "u");

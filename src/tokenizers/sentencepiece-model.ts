@@ -2,7 +2,7 @@ import { isUtf8 } from "node:buffer";
 import { join } from "node:path";
 import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
-import { AddedTokenMatcher } from "./added-tokens.ts";
+import { AddedTokenMatcher, specialMatcher } from "./added-tokens.ts";
 import { decodeUtf8, incompleteTail, wellFormed } from "./bytes.ts";
 import { Charsmap } from "./charsmap.ts";
 import { aroundEach, type Encoding, type EncodingInput, encodingsOf, Gatherer } from "./encoding.ts";
@@ -229,7 +229,7 @@ export class SentencePieceTokenizer implements Tokenizer {
   /** Special tokens that were found, and the text between them. */
   private planOf(text: string, allowed: AllowedSpecial): (number | string)[] {
     if (allowed === "none") return text === "" ? [] : [wellFormed(text)];
-    return this.special(allowed)
+    return specialMatcher(this.specialTokens, allowed)
       .split(wellFormed(text))
       .map((segment) => ("id" in segment ? segment.id : segment.text));
   }
@@ -264,22 +264,6 @@ export class SentencePieceTokenizer implements Tokenizer {
     return this.parts.addBos || this.config.add_bos_token === true;
   }
 
-  private special(allowed: "all" | readonly string[]): AddedTokenMatcher {
-    const names = [...this.specialTokens].filter(([name]) => allowed === "all" || allowed.includes(name));
-    return new AddedTokenMatcher(
-      names.map(([content, id]) => ({
-        id,
-        content,
-        single_word: false,
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-      })),
-      (content) => content,
-    );
-  }
-
   encodeBatch(texts: readonly string[], options: EncodeOptions = {}): number[][] {
     return texts.map((text) => this.encode(text, options));
   }
@@ -304,8 +288,7 @@ export class SentencePieceTokenizer implements Tokenizer {
     const { pieces } = this.parts;
     const gatherer = new Gatherer(text, which, offsets);
     let word = -1;
-    const segments = allowedSpecial === "none" ? [{ text, start: 0 }] : this.special(allowedSpecial).split(text);
-    for (const segment of segments) {
+    for (const segment of specialMatcher(this.specialTokens, allowedSpecial).split(text)) {
       if ("id" in segment) {
         gatherer.add(segment.id, pieces[segment.id]!, segment.start, segment.end, ++word);
         continue;

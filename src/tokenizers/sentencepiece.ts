@@ -1,19 +1,11 @@
 import { join } from "node:path";
 import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
-import type { Segment } from "./added-tokens.ts";
+import { specialMatcher } from "./added-tokens.ts";
 import { NumberHeap } from "./bpe.ts";
 import { encodeUtf8, Utf8Stream, wellFormed } from "./bytes.ts";
 import { aroundEach, type Encoding, type EncodingInput, encodingsOf, Gatherer } from "./encoding.ts";
-import type {
-  AllowedSpecial,
-  DecodeOptions,
-  EncodeOptions,
-  EncodingOptions,
-  StreamOptions,
-  Tokenizer,
-  TokenStream,
-} from "./types.ts";
+import type { DecodeOptions, EncodeOptions, EncodingOptions, StreamOptions, Tokenizer, TokenStream } from "./types.ts";
 
 /** A SentencePiece vocabulary of type BPE: each piece's text and score; the best score among neighbours is merged first. */
 export interface ScoredPieces {
@@ -99,30 +91,11 @@ export class Llama2cTokenizer implements Tokenizer {
   encode(text: string, options: EncodeOptions = {}): number[] {
     const { addSpecialTokens = true, allowedSpecial = "none" } = options;
     const ids: number[] = addSpecialTokens ? [BOS] : [];
-    for (const segment of this.segments(wellFormed(text), allowedSpecial)) {
+    for (const segment of specialMatcher(this.specialTokens, allowedSpecial).split(wellFormed(text))) {
       if ("id" in segment) ids.push(segment.id);
       else for (const id of this.encodePlain(segment.text)) ids.push(id);
     }
     return ids;
-  }
-
-  /** The special tokens that were found, and the text between them. */
-  private segments(text: string, allowed: AllowedSpecial): Segment[] {
-    const names = allowed === "all" ? [...this.specialTokens.keys()] : allowed === "none" ? [] : allowed;
-    const known = names.filter((name) => this.specialTokens.has(name));
-    const out: Segment[] = [];
-    for (let start = 0; start < text.length; ) {
-      const found = known
-        .map((name) => ({ name, at: text.indexOf(name, start) }))
-        .filter(({ at }) => at !== -1)
-        .sort((a, b) => a.at - b.at)[0];
-      const end = found?.at ?? text.length;
-      if (end > start) out.push({ text: text.slice(start, end), start });
-      if (found === undefined) break;
-      start = end + found.name.length;
-      out.push({ id: this.specialTokens.get(found.name)!, start: end, end: start });
-    }
-    return out;
   }
 
   /**
@@ -143,7 +116,7 @@ export class Llama2cTokenizer implements Tokenizer {
   private sequence(text: string, which: 0 | 1, { allowedSpecial = "none", offsets }: EncodingOptions): Encoding {
     const gatherer = new Gatherer(text, which, offsets);
     let word = -1;
-    for (const segment of this.segments(text, allowedSpecial)) {
+    for (const segment of specialMatcher(this.specialTokens, allowedSpecial).split(text)) {
       if ("id" in segment) {
         gatherer.add(segment.id, this.strings[segment.id]!, segment.start, segment.end, ++word);
         continue;
