@@ -354,6 +354,28 @@ describe("encodings", () => {
     expect(decodeBytes(Buffer.from(little).swap16())).toMatchObject({ encoding: "utf-16be", text: text.repeat(5) });
   });
 
+  test("UTF-16 without a byte order mark is found where no byte of it is zero, too", () => {
+    for (const text of [
+      "这是一个测试文件。中国的首都是北京，人口众多，历史悠久。\n我们在这里写一些普通的中文，用来检查编码。\n",
+      "這是一個測試檔案。中國的首都是北京，人口眾多，歷史悠久。",
+      "你好，世界！今天天气不错。",
+    ]) {
+      const little = Buffer.from(text, "utf16le");
+      expect(decodeBytes(little)).toMatchObject({ encoding: "utf-16le", text });
+      expect(decodeBytes(Buffer.from(little).swap16())).toMatchObject({ encoding: "utf-16be", text });
+    }
+  });
+
+  test("a page whose first letter beyond ASCII comes after a hundred kilobytes of script", () => {
+    const body = Buffer.from(samples[0][1], "base64");
+    for (const size of [20_000, 50_000, 100_000, 300_000]) {
+      const script = `<html><head><meta charset="gbk"><script>${"var a = 1;\n".repeat(size / 11)}</script></head><body><p>`;
+      const { text, encoding, replaced } = decodePage(Buffer.concat([Buffer.from(script), body]));
+      expect({ encoding, replaced }, `${size}`).toEqual({ encoding: "gb18030", replaced: 0 });
+      expect(text).toContain("春天来了，公园里的花都开了。");
+    }
+  });
+
   test("a few broken places in UTF-8 are marked; bytes that are no text are refused", () => {
     const broken = Buffer.concat([
       Buffer.from("长长的一段中文文字。".repeat(10)),

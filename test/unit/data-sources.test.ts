@@ -168,6 +168,34 @@ describe("formats", () => {
     expect((await file("a.json", '[{"surname": "x", "place": "y"}]')).problems[0]!.reason).toMatch(/surname, place/);
   });
 
+  test("JSON: lists and lines of any size go through in pieces, and what is wrong in them costs itself only", async () => {
+    const rows = Array.from({ length: 2000 }, (_, i) => ({ text: `Row ${i}: [a, "b"] {c} \\ ${"x".repeat(i % 50)}!` }));
+    const small = { limits: { whole: 5000, line: 2000 } };
+    const want = rows.map((row) => row.text);
+    const list = await file("a.json", JSON.stringify(rows), small);
+    expect(texts(list)).toEqual(want);
+    expect(list.documents[1999]!.id).toMatch(/a\.json#2000$/);
+    expect(texts(await file("a.json", JSON.stringify(rows, undefined, 2), small))).toEqual(want);
+    // As C4 has them: lines in a file called .json.gz.
+    const lines = await file("a.json.gz", gzipSync(rows.map((row) => `${JSON.stringify(row)}\n`).join("")), small);
+    expect(texts(lines)).toEqual(want);
+    expect(lines.documents[0]!.meta.mediaType).toBe("application/jsonl");
+
+    const bad = await file("a.json", `[{"text": "a"}, {"text": b}, {"text": "${"c".repeat(3000)}"}, "d"]`, small);
+    expect(texts(bad)).toEqual(["a", "d"]);
+    expect(bad.problems.map(({ path, code }) => [path.slice(-2), code])).toEqual([
+      ["#2", "malformed"],
+      ["#3", "too-large"],
+    ]);
+    const cut = await file("a.json", '[{"text": "a"}, {"text": "b');
+    expect([texts(cut), codes(cut)]).toEqual([["a"], ["malformed"]]);
+    expect(cut.problems[0]!.reason).toMatch(/cut off after 1/);
+    for (const text of ['[{"text": "a"}] x', '["a",,"b"]', '["a",]'])
+      expect(codes(await file("a.json", text)), text).toEqual(["malformed"]);
+    expect(await file("a.json", " [ ] ")).toMatchObject({ documents: [], problems: [] });
+    expect(texts(await file("a.json", '{"text": "a"}\n'))).toEqual(["a"]);
+  });
+
   test("CSV: quotes, line ends inside of fields, semicolons, wrong counts, an open quote", async () => {
     const read = await file(
       "a.csv",
@@ -251,6 +279,20 @@ describe("formats", () => {
     );
     expect(texts(read)).toEqual(["One\n\nTwo lines", "一\n\n两行"]);
     expect(read.documents[1]!.meta.language).toBe("zh-CN");
+  });
+
+  test(".po: a large catalogue becomes several documents of each kind, and no message is lost", async () => {
+    const messages = Array.from({ length: 100 }, (_, i) => `msgid "Message ${i}"\nmsgstr "消息 ${i}"\n\n`).join("");
+    const { documents } = await file("a.po", messages, { limits: { text: 200 } });
+    const of = (kind: string) => documents.filter((d) => d.id.includes(`#${kind}`));
+    expect(of("original").length).toBeGreaterThan(3);
+    expect(new Set(documents.map((d) => d.id)).size).toBe(documents.length);
+    const joined = (kind: string) =>
+      of(kind)
+        .map((d) => d.text)
+        .join("\n\n");
+    expect(joined("original")).toBe(Array.from({ length: 100 }, (_, i) => `Message ${i}`).join("\n\n"));
+    expect(joined("translation")).toBe(Array.from({ length: 100 }, (_, i) => `消息 ${i}`).join("\n\n"));
   });
 });
 
@@ -336,6 +378,18 @@ describe("web archives", () => {
 });
 
 describe("archives and compression", () => {
+  test("text in another encoding after kilobytes of ASCII is read in it, declared or not", async () => {
+    const ascii = "An ASCII line of text.\n".repeat(6000);
+    const gbk = Buffer.from("1eLKx9K7uPay4srUzsS8/qGj1tC5+rXEyte2vMrHsbG+qaOsyMu/2tbatuCjrMD6yrfTxr7DoaM=", "base64");
+    const text = new TextDecoder("gbk").decode(gbk);
+    for (const size of [100, 3000, 6000]) {
+      const read = await file("late.txt", Buffer.concat([Buffer.from(ascii.slice(0, size * 23)), gbk]));
+      expect(read.problems, `${size}`).toEqual([]);
+      expect(texts(read).join("\n").endsWith(text)).toBe(true);
+      expect(read.documents[0]!.meta.encoding).toBe("gb18030");
+    }
+  });
+
   test("gzip, several gzip members, zstd, several zstd frames, ZIP, and those inside one another", async () => {
     const path = folder({
       "a.txt.gz": Buffer.concat([gzipSync("one "), gzipSync("text")]),

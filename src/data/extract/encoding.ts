@@ -1,4 +1,4 @@
-import { isUtf8 } from "node:buffer";
+import { isAscii, isUtf8 } from "node:buffer";
 import { ReadError } from "../document.ts";
 import { repairWindows1252 } from "./entities.ts";
 
@@ -144,6 +144,23 @@ function isUtf16(bytes: Uint8Array): "utf-16le" | "utf-16be" | undefined {
   return text === undefined || looksBinary(text) ? undefined : encoding;
 }
 
+/**
+ * UTF-16 without a byte order mark in a script that has no zeros to tell it by: in the right order of bytes its characters are frequent ones, in the
+ * other they are scattered over all of Unicode.
+ */
+function guessUtf16(bytes: Uint8Array): { readonly encoding: string; readonly score: number } | undefined {
+  const n = Math.min(bytes.length & ~1, 8192);
+  let best: { encoding: string; score: number } | undefined;
+  for (const encoding of ["utf-16le", "utf-16be"]) {
+    // The sample may end between the halves of a surrogate pair.
+    const text = decodeStrictly(bytes.subarray(0, n), encoding) ?? decodeStrictly(bytes.subarray(0, n - 2), encoding);
+    if (text === undefined || looksBinary(text)) continue;
+    const score = Math.max(...multibyte.map((one) => plausibility(text, one)));
+    if (score >= 0.2 && score > (best?.score ?? 0)) best = { encoding, score };
+  }
+  return best;
+}
+
 /** More than one in fifty characters are control characters that text does not have. */
 function looksBinary(text: string): boolean {
   let control = 0;
@@ -181,9 +198,22 @@ function countUtf8(bytes: Uint8Array, cut: boolean): { readonly valid: number; r
 
 const SAMPLE = 65_536;
 
+/** The first part of a text that tells its encoding: not kilobytes of script and style before the first letter beyond ASCII. */
+function sampleOf(bytes: Uint8Array): Uint8Array {
+  let at = 0;
+  while (at < bytes.length && isAscii(bytes.subarray(at, at + SAMPLE))) at += SAMPLE;
+  if (at >= bytes.length) return bytes.subarray(0, SAMPLE);
+  if (at === 0) {
+    const half = bytes.subarray(0, SAMPLE / 2);
+    if (bytes.length <= SAMPLE || !isAscii(half)) return bytes.subarray(0, SAMPLE);
+  }
+  while (bytes[at]! < 0x80) at++;
+  return bytes.subarray(at, at + SAMPLE);
+}
+
 /**
- * The encoding of a text, from its first bytes: its byte order mark; UTF-8 if it is; UTF-16 by its zeros; what was declared, unless the
- * bytes say otherwise; the most plausible by how frequent its characters are.
+ * The encoding of a text, from its first bytes: its byte order mark; UTF-8 if it is; UTF-16 by its zeros or its characters; what was declared,
+ * unless the bytes say otherwise; the most plausible by how frequent its characters are.
  * @param bytes the beginning, at best 64 KB of it or more
  * @param cut whether there is more after it, so that it may end inside of a character
  * @throws ReadError `binary` when this is not text
@@ -193,13 +223,21 @@ export function detectEncoding(bytes: Uint8Array, declared?: string, cut = false
   if (a === 0xef && b === 0xbb && c === 0xbf) return "utf-8";
   if (a === 0xff && b === 0xfe) return "utf-16le";
   if (a === 0xfe && b === 0xff) return "utf-16be";
-  const sample = bytes.subarray(0, SAMPLE);
-  const wide = isUtf16(sample);
+  const first = bytes.subarray(0, SAMPLE);
+  const wide = isUtf16(first);
   if (wide !== undefined) return wide;
   let zeros = 0;
-  for (const byte of sample) if (byte === 0) zeros++;
-  if (zeros * 100 > sample.length) throw new ReadError("binary", "These bytes are not text.");
-  const { valid, invalid } = countUtf8(sample, cut || sample.length < bytes.length);
+  for (const byte of first) if (byte === 0) zeros++;
+  if (zeros * 100 > first.length) {
+    const found = guessUtf16(first);
+    if (found === undefined) throw new ReadError("binary", "These bytes are not text.");
+    return found.encoding;
+  }
+  const sample = sampleOf(bytes);
+  const { valid, invalid } = countUtf8(
+    sample,
+    cut || sample.byteOffset + sample.length < bytes.byteOffset + bytes.length,
+  );
   if (invalid === 0) {
     if (looksBinary(new TextDecoder("latin1").decode(sample)))
       throw new ReadError("binary", "These bytes are not text.");
@@ -212,6 +250,8 @@ export function detectEncoding(bytes: Uint8Array, declared?: string, cut = false
   if (valid > invalid * 8) return "utf-8";
   // ASCII text ahead tells nothing: look where the other bytes are.
   const best = guess(aroundHighBytes(sample));
+  const inUtf16 = guessUtf16(first);
+  if (inUtf16 !== undefined && inUtf16.score > best.score) return inUtf16.encoding;
   if (name !== undefined && name !== "utf-8" && name !== best.encoding) {
     const text = decodeStrictly(sample, name) ?? decodeStrictly(sample.subarray(0, -1), name);
     if (text !== undefined && tableOf(name) === undefined) return name;

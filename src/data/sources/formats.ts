@@ -2,7 +2,8 @@ import { type Document, type DocumentMeta, type Raw, ReadError, type ReadLimits 
 import { languageTag } from "../extract/page-meta.ts";
 import { type Access, bufferAccess, type Chunks, readAll } from "./access.ts";
 import { findDelimiter, parseCsv } from "./csv.ts";
-import { decodeStream, splitLines } from "./lines.ts";
+import { splitList } from "./json-list.ts";
+import { decodeStream, splitLines, type TextStream } from "./lines.ts";
 import { readParquet } from "./parquet.ts";
 import { parsePo } from "./po.ts";
 import { fieldAt, findTextField, type Row, type RowOptions, rowMeta, textOf } from "./rows.ts";
@@ -261,10 +262,18 @@ function rowDocument(
 }
 
 const jsonl: Reader = async function* (opened, options) {
-  const { limits } = options;
   const stream = await decodeStream(opened.chunks, opened.charset);
-  const about = { mediaType: "application/jsonl", ...withEncoding(stream.encoding()) };
-  for await (const { number, text } of splitLines(stream.pieces, limits.line)) {
+  yield* jsonLines(opened, stream, stream.pieces, options);
+};
+
+async function* jsonLines(
+  opened: Opened,
+  stream: TextStream,
+  pieces: AsyncIterable<string>,
+  options: FormatOptions,
+): AsyncGenerator<Part> {
+  const { limits } = options;
+  for await (const { number, text } of splitLines(pieces, limits.line)) {
     const place = `:${number}`;
     if (text === undefined) {
       yield new ReadError("too-large", `The line has more than ${Math.round(limits.line / 2 ** 20)} MB.`, { place });
@@ -272,11 +281,12 @@ const jsonl: Reader = async function* (opened, options) {
     }
     const line = number === 1 ? text.replace(/^\ufeff/, "") : text;
     if (line.trim() === "") continue;
+    const about = { mediaType: "application/jsonl", ...withEncoding(stream.encoding()) };
     const part = jsonDocument(opened, line, number, options, about, place);
     if (part !== undefined) yield part;
   }
   if (stream.replaced() > 0) yield replacedError(stream.replaced(), stream.encoding());
-};
+}
 
 function jsonDocument(
   opened: Opened,
@@ -314,26 +324,62 @@ function valueDocument(
   }
 }
 
-/** A JSON file: a list of objects or strings, an object with one such list, or one object. JSON lines under this name are read as such. */
+/**
+ * A JSON file: a list of objects or strings, an object with one such list, or one object. Lists are read element by element, and JSON lines under
+ * this name (C4 has them) line by line, whatever their size; only an object has to be in memory as a whole.
+ */
 const json: Reader = async function* (opened, options) {
   const { limits } = options;
-  if ((opened.size ?? 0) > limits.whole) throw tooLarge(opened.size!, limits.whole);
-  const bytes = await readAll(opened.chunks, limits.whole);
-  const again = async function* () {
-    yield bytes;
+  const stream = await decodeStream(opened.chunks, opened.charset);
+  const pieces = stream.pieces[Symbol.asyncIterator]();
+  let head = "";
+  let ended = false;
+  const more = async (): Promise<boolean> => {
+    const { value, done } = await pieces.next();
+    if (done === true) ended = true;
+    else head += value;
+    return !ended;
   };
-  const stream = await decodeStream(again(), opened.charset);
-  let source = "";
-  for await (const piece of stream.pieces) source += piece;
-  const about = { mediaType: "application/json", ...withEncoding(stream.encoding()) };
+  const all = async function* () {
+    yield head;
+    head = "";
+    if (!ended) yield* stream.pieces;
+  };
+  while (head.trim() === "" && (await more()));
+  const about = () => ({ mediaType: "application/json", ...withEncoding(stream.encoding()) });
+  if (head.trimStart().startsWith("[")) {
+    for await (const { number, text } of splitList(all(), limits.line)) {
+      const place = `#${number}`;
+      if (text === undefined) {
+        const reason = `The element has more than ${Math.round(limits.line / 2 ** 20)} MB.`;
+        yield new ReadError("too-large", reason, { place });
+        continue;
+      }
+      let value: unknown;
+      try {
+        value = JSON.parse(text);
+      } catch (error) {
+        yield new ReadError("malformed", `The element is not JSON (${(error as Error).message}).`, { place });
+        continue;
+      }
+      const part = valueDocument(opened, value, number, options, about(), place);
+      if (part !== undefined) yield part;
+    }
+    if (stream.replaced() > 0) yield replacedError(stream.replaced(), stream.encoding());
+    return;
+  }
+  // The first line is an object and something comes after it: lines.
+  while (head.length <= limits.line && !/\S[^\n]*\n\s*\S/.test(head) && (await more()));
+  if (isLines(head)) {
+    yield* jsonLines(opened, stream, all(), options);
+    return;
+  }
+  while (head.length <= limits.whole && (await more()));
+  if (head.length > limits.whole) throw tooLarge(Math.max(opened.size ?? 0, head.length), limits.whole);
   let value: unknown;
   try {
-    value = JSON.parse(source.replace(/^\ufeff/, ""));
+    value = JSON.parse(head.replace(/^\ufeff/, ""));
   } catch (error) {
-    if (/^\s*\{.*\}\s*\n\s*\{/.test(source.slice(0, 1_000_000))) {
-      yield* jsonl({ ...opened, chunks: again() }, options);
-      return;
-    }
     throw new ReadError("malformed", `It is not JSON (${(error as Error).message}).`, { cause: error });
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value)) {
@@ -347,10 +393,23 @@ const json: Reader = async function* (opened, options) {
   }
   const list = Array.isArray(value) ? value : [value];
   for (const [i, one] of list.entries()) {
-    const part = valueDocument(opened, one, i + 1, options, about, `#${i + 1}`);
+    const part = valueDocument(opened, one, i + 1, options, about(), `#${i + 1}`);
     if (part !== undefined) yield part;
   }
+  if (stream.replaced() > 0) yield replacedError(stream.replaced(), stream.encoding());
 };
+
+/** Whether text begins with an object in one line and goes on after it. */
+function isLines(text: string): boolean {
+  const [, line] = /^\ufeff?\s*(\{[^\n]*\})\s*\n\s*\S/.exec(text) ?? [];
+  if (line === undefined) return false;
+  try {
+    JSON.parse(line);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 const csv: Reader = async function* (opened, options) {
   const { limits } = options;
@@ -454,29 +513,40 @@ const warc: Reader = async function* (opened, { limits }) {
   }
 };
 
-/** A catalogue's translations as one document, and what they translate as another. */
+/** A catalogue's translations as one document, and what they translate as another; of a large one, several of each. */
 const po: Reader = async function* (opened, { limits }) {
   const stream = await decodeStream(opened.chunks, opened.charset);
-  const originals: string[] = [];
-  const translations: string[] = [];
+  let originals: string[] = [];
+  let translations: string[] = [];
   let language: string | undefined;
   let size = 0;
+  let part = 0;
+  const flush = function* (last: boolean): Generator<Document> {
+    const about = { mediaType: "text/x-gettext-translation", ...withEncoding(stream.encoding()) };
+    const which = last && part === 0 ? {} : { record: ++part };
+    const suffix = which.record === undefined ? "" : String(part);
+    yield makeDocument(opened, originals.join("\n\n"), `#original${suffix}`, { ...about, ...which })!;
+    yield makeDocument(opened, translations.join("\n\n"), `#translation${suffix}`, {
+      ...about,
+      ...which,
+      ...(language === undefined ? {} : { language }),
+    })!;
+    originals = [];
+    translations = [];
+    size = 0;
+  };
   for await (const entry of parsePo(splitLines(stream.pieces, limits.line))) {
     if (entry.original === "") language = languageTag(/^Language:\s*(\S+)/m.exec(entry.translation)?.[1]);
-    else if (!entry.fuzzy && entry.translation !== "") {
+    else if (!entry.fuzzy && entry.original.trim() !== "" && entry.translation.trim() !== "") {
+      const more = Math.max(entry.original.length, entry.translation.length);
+      if (size > 0 && size + more > limits.text) yield* flush(false);
       originals.push(entry.original);
       translations.push(entry.translation);
-      size += entry.original.length + entry.translation.length;
-      if (size > limits.whole) throw tooLarge(size, limits.whole);
+      size += more;
     }
   }
-  if (originals.length === 0) throw new ReadError("empty", "No message in it is translated.");
-  const about = { mediaType: "text/x-gettext-translation", ...withEncoding(stream.encoding()) };
-  yield makeDocument(opened, originals.join("\n\n"), "#original", about)!;
-  yield makeDocument(opened, translations.join("\n\n"), "#translation", {
-    ...about,
-    ...(language === undefined ? {} : { language }),
-  })!;
+  if (originals.length > 0) yield* flush(true);
+  else if (part === 0) throw new ReadError("empty", "No message in it is translated.");
 };
 
 export const readers: Readonly<Record<Exclude<Format, "zip">, Reader>> = {

@@ -21,9 +21,10 @@ export async function decodeStream(chunks: Chunks, declared?: string): Promise<T
   }
   let encoding = "utf-8";
   // ASCII alone does not tell: the first bytes beyond it will.
-  let open = declared === undefined && isAscii(head);
+  let open = false;
   try {
     encoding = detectEncoding(head, declared, head.length >= 65_536);
+    open = encoding === "utf-8" && isAscii(head);
   } catch (error) {
     await close();
     throw error;
@@ -47,7 +48,7 @@ export async function decodeStream(chunks: Chunks, declared?: string): Promise<T
     for await (const chunk of all) {
       if (open && !isAscii(chunk)) {
         open = false;
-        encoding = detectEncoding(chunk.subarray(chunk.findIndex((byte) => byte >= 0x80)), undefined, true);
+        encoding = detectEncoding(chunk.subarray(chunk.findIndex((byte) => byte >= 0x80)), declared, true);
         decoder = makeDecoder(encoding);
       }
       yield count(decoder.decode(chunk, { stream: true }), chunk);

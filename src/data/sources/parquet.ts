@@ -3,8 +3,10 @@ import { ReadError } from "../document.ts";
 import type { Access } from "./access.ts";
 import { findTextField, type Row, type RowOptions } from "./rows.ts";
 
-/** Row groups are read in steps of this many rows. */
-const STEP = 1000;
+/** A row group of more bytes than this, unpacked, is read in parts. Each part costs a walk over the group's pages, so that few large ones are best. */
+const PART = 2 ** 26;
+/** Rows of a part at least. */
+const LEAST_ROWS = 1000;
 
 /**
  * The rows of a Parquet file with the name of the field that holds the text. Only the columns that are used are read, one row group (as
@@ -74,13 +76,17 @@ export async function* readParquet(
     let start = 0;
     for (const group of metadata.row_groups) {
       const end = start + Number(group.num_rows);
-      for (let rowStart = start; rowStart < end; rowStart += STEP) {
+      let bytes = 1;
+      for (const { meta_data: about } of group.columns)
+        if (about && columns.includes(about.path_in_schema[0] ?? "")) bytes += Number(about.total_uncompressed_size);
+      const step = Math.max(LEAST_ROWS, Math.floor(((end - start) * PART) / Math.max(PART, bytes)));
+      for (let rowStart = start; rowStart < end; rowStart += step) {
         const rows: Row[] = await parquetReadObjects({
           file,
           metadata,
           columns,
           rowStart,
-          rowEnd: Math.min(end, rowStart + STEP),
+          rowEnd: Math.min(end, rowStart + step),
           compressors,
         });
         for (const [i, row] of rows.entries()) yield { row, field, record: rowStart + i + 1 };
