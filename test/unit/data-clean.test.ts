@@ -186,6 +186,13 @@ describe("word lists", () => {
     expect(english.apply(new Page("What a BAD word!")).keep).toBe(false);
     expect(wordList({ words: ["坏词"], language: "zh" }).apply(new Page("这里有坏词在。", "zh")).keep).toBe(false);
   });
+  test("signs in a listed word mean themselves", () => {
+    for (const word of ["ill-bred", "a.b", "c++", "f*ck", "what?", "(x)", "a/b", "$|{}[]^\\"]) {
+      const filter = wordList({ words: [word], language: "en" });
+      expect(filter.apply(new Page(`So ${word} it is.`)).keep, word).toBe(false);
+      expect(filter.apply(new Page("So illxbred, axb, cc, fck, wha, x, a it is.")).keep, word).toBe(true);
+    }
+  });
   test("comments and empty lines are no words, and a list without words is an error", () => {
     expect(parseWordList("# list\n Foo \n\nbar # x\nfoo\n", "words.txt")).toEqual(["foo", "bar"]);
     expect(() => parseWordList("# nothing\n", "words.txt")).toThrow(/words\.txt: there is no word/);

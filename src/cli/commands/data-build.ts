@@ -73,7 +73,7 @@ export const dataBuild = defineCommand({
           const left = p.secondsLeft === undefined ? "" : `, ${formatSeconds(p.secondsLeft)} left`;
           const step = `${dataStages.indexOf(p.stage) + 1}/${dataStages.length} ${p.stage}`;
           if (stdout.isTTY) {
-            const share = p.total ? bar(p.done / p.total, 12, true) : "";
+            const share = p.share === undefined ? "" : bar(Math.min(1, p.share), 12, true);
             stdout.write(`\r\u001b[2K${truncate(`${step} ${share} ${counted}${rate}${speed}${left}`, width - 1)}`);
           } else if (first || now - told > 10_000) {
             told = now;

@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { PassageDuplicates } from "../dedup/exact.ts";
 import { KeyIndex } from "../dedup/key-index.ts";
@@ -21,13 +21,20 @@ export interface DedupeReport {
   readonly near: number;
   readonly passages: number;
   readonly substringCharacters: number;
+  /** Documents of which nothing was left without repeated passages and substrings. Not in what older versions wrote. */
+  readonly emptied?: number;
   readonly nearReport?: Omit<NearReport, "documents">;
   /** The largest. */
   readonly clusters: readonly DuplicateCluster[];
   /** What stays, by source. */
   readonly sources: Readonly<Record<string, { readonly documents: number; readonly bytes: number }>>;
   /** Files of the documents that stay, in order, with how many are in each. */
-  readonly files: readonly { readonly path: string; readonly source: string; readonly documents: number }[];
+  readonly files: readonly {
+    readonly path: string;
+    readonly source: string;
+    readonly documents: number;
+    readonly hash: string;
+  }[];
   /** Documents that went, by id: the id of the one that stays. The first ones. */
   readonly dropped: readonly { readonly id: string; readonly kept: string; readonly kind: "exact" | "near" }[];
 }
@@ -53,7 +60,7 @@ export async function dedupe(
   mkdirSync(out, { recursive: true });
 
   // Ordinals count the documents of all units in order.
-  const near = nearStep ? new NearDuplicates({ ...nearStep, ...spill }) : undefined;
+  using near = nearStep ? new NearDuplicates({ ...nearStep, ...spill }) : undefined;
   const words = 2 + (near ? near.banding.bands * near.banding.rows : 0);
   const drops = new Map<number, { first: number; kind: "exact" | "near" }>();
   let nearReport: DedupeReport["nearReport"];
@@ -115,12 +122,15 @@ export async function dedupe(
   };
 
   // Passages and substrings need the texts that are left, twice.
-  const passageFinder = passages === "none" ? undefined : new PassageDuplicates({ of: passages, ...spill });
+  using passageFinder = passages === "none" ? undefined : new PassageDuplicates({ of: passages, ...spill });
   let passageCount = 0;
   if (passageFinder) {
     for (const { document, ordinal } of walk()) {
       if (!drops.has(ordinal)) passageFinder.see(document.text);
-      if (ordinal % 256 === 0) await new Promise(setImmediate);
+      if (ordinal % 256 === 0) {
+        tick(ordinal);
+        await new Promise(setImmediate);
+      }
     }
     passageFinder.finish();
   }
@@ -128,19 +138,23 @@ export async function dedupe(
   let substringCharacters = 0;
   if (substrings !== undefined) {
     const texts: string[] = [];
-    for (const { document, ordinal } of walk()) if (!drops.has(ordinal)) texts.push(document.text);
+    for (const { document, ordinal } of walk())
+      if (!drops.has(ordinal)) texts.push(passageFinder?.take(document.text).text ?? document.text);
+    passageFinder?.restart();
     cuts = repeatedSubstrings(texts, substrings);
   }
 
   const sources: Record<string, { documents: number; bytes: number }> = {};
-  const files: { path: string; source: string; documents: number }[] = [];
+  const files: { path: string; source: string; documents: number; hash: string }[] = [];
   let stays = 0;
+  let emptied = 0;
   let current: { readonly unit: number; readonly file: PartFile; documents: number } | undefined;
   const close = () => {
     if (!current) return;
     const { file, unit, documents } = current;
-    file.finish();
-    if (documents > 0) files.push({ path: file.path, source: units[unit]!.source, documents });
+    const hash = file.finish();
+    if (documents > 0) files.push({ path: file.path, source: units[unit]!.source, documents, hash });
+    else rmSync(file.path);
     current = undefined;
   };
   for (const { document, ordinal, unit } of walk()) {
@@ -156,18 +170,21 @@ export async function dedupe(
     }
     if (drops.has(ordinal)) continue;
     let { text } = document;
+    if (passageFinder) {
+      const result = passageFinder.take(text);
+      text = result.text;
+      passageCount += result.taken;
+    }
     if (cuts) {
       const spans = cuts[stays]!;
       for (const { start, end } of spans) substringCharacters += end - start;
       text = spans.reduceRight((t, { start, end }) => t.slice(0, start) + t.slice(end), text);
     }
     stays++;
-    if (passageFinder) {
-      const result = passageFinder.take(cuts ? document.text : text);
-      if (!cuts) text = result.text;
-      passageCount += result.taken;
+    if (text.trim() === "") {
+      emptied++;
+      continue;
     }
-    if (text.trim() === "") continue;
     current.file.write(`${JSON.stringify({ ...document, text })}\n`);
     current.documents++;
     const entry = sources[document.source] ?? { documents: 0, bytes: 0 };
@@ -185,6 +202,7 @@ export async function dedupe(
     near: nearCount,
     passages: passageCount,
     substringCharacters,
+    emptied,
     ...(nearReport ? { nearReport } : {}),
     clusters: largest.map(({ kind, members: list }) => ({
       kind,

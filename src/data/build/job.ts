@@ -9,7 +9,7 @@ import type { Tokenizer } from "../../tokenizers/types.ts";
 import { QualityClassifier } from "../clean/quality.ts";
 import type { Problem } from "../document.ts";
 import { uniform } from "../random.ts";
-import type { Input } from "../sources/files.ts";
+import { type Input, systemProblem } from "../sources/files.ts";
 import { listInputs } from "../sources/read.ts";
 import { sha256 } from "../text.ts";
 import { type DedupeReport, dedupe } from "./dedupe.ts";
@@ -36,6 +36,8 @@ export interface DataProgress {
   readonly total: number | undefined;
   readonly documents: number;
   readonly bytes: number;
+  /** Of the stage's work, 0 to 1: of bytes where inputs are read, so that one large file moves too. */
+  readonly share: number | undefined;
   /** Of this sitting. */
   readonly seconds: number;
   /** Of the stage; undefined until there is something to judge by. */
@@ -90,6 +92,20 @@ export async function buildCorpus(recipe: DataRecipe, options: BuildOptions): Pr
   }
 }
 
+/** An input's task, of so many documents at most. */
+type Plan = (limit: number | undefined) => UnitTask;
+
+/** Whether a problem may be gone when the job is run again: a server that answers, a package that was installed, a permission that was given. */
+function mayPass({ code, reason }: Problem): boolean {
+  if (code !== "package") return code === "network" || code === "unreadable" || code === "missing";
+  const [, name] = /npm install ([\w@/-]+)/.exec(reason) ?? [];
+  try {
+    return name === undefined || import.meta.resolve(name) !== "";
+  } catch {
+    return false;
+  }
+}
+
 class Build {
   readonly recipe: DataRecipe;
   readonly options: BuildOptions;
@@ -113,27 +129,33 @@ class Build {
   #end(name: DataStage): void {
     this.seconds[name] = (performance.now() - this.#stage.start) / 1000;
   }
-  #tell(done: number, total: number | undefined, documents: number, bytes: number, last = false): void {
+  #tell(
+    done: number,
+    total: number | undefined,
+    documents: number,
+    bytes: number,
+    last = false,
+    share = total === undefined || total === 0 ? undefined : done / total,
+  ): void {
     const now = performance.now();
     if (!last && now - this.#told < 100) return;
     this.#told = now;
     const seconds = (now - this.#stage.start) / 1000;
-    this.#stage.first ??= done;
-    const moved = done - this.#stage.first;
-    const secondsLeft =
-      total === undefined || moved <= 0 || seconds < 1 ? undefined : ((total - done) * seconds) / moved;
-    this.options.onProgress?.({ stage: this.#stage.name, done, total, documents, bytes, seconds, secondsLeft });
+    this.#stage.first ??= share;
+    const moved = share === undefined ? 0 : share - this.#stage.first!;
+    const secondsLeft = moved <= 0 || seconds < 1 ? undefined : ((1 - share!) * seconds) / moved;
+    this.options.onProgress?.({ stage: this.#stage.name, done, total, share, documents, bytes, seconds, secondsLeft });
   }
 
   async run(): Promise<BuildResult> {
     const { recipe, options } = this;
     writeFileAtomic(join(recipe.out, "recipe.yaml"), writeDataRecipe(recipe));
-    const { tasks, problems } = await this.#list();
-    const units = await this.#read(tasks, problems);
+    const { plans, problems } = await this.#list();
+    const units = await this.#read(plans, problems);
     const { deduped, dedupKey } = await this.#dedup(units);
     const { tokenizer, tokenizerKey } = await this.#tokenizer(deduped, dedupKey);
-    const encoded = await this.#tokens(deduped, tokenizer, keyOf(dedupKey, tokenizerKey));
-    const mixed = this.#shards(
+    const encoded = await this.#tokens(deduped, tokenizer, tokenizerKey);
+    const mixed = await this.#shards(
       tokenizer,
       encoded,
       keyOf(
@@ -171,17 +193,17 @@ class Build {
     return { out: recipe.out, report, reused: this.reused };
   }
 
-  /** Everything that is to be read, in the order of the recipe and of names. */
-  async #list(): Promise<{ tasks: UnitTask[]; problems: Problem[] }> {
+  /** Everything that is to be read, in the order of the recipe and of names: the plans of a source, one an input. */
+  async #list(): Promise<{ plans: Plan[][]; problems: Problem[] }> {
     const { recipe, work } = this;
     const { signal } = this.options;
-    const tasks: UnitTask[] = [];
+    const plans: Plan[][] = [];
     const problems: Problem[] = [];
     let bytes = 0;
     const { decontaminate } = recipe;
     // Evaluations that cannot be read end the job now, not in a thread an hour later.
-    const evaluations = decontaminate && (await makeLeakFinder(decontaminate)).evaluations;
-    for (const e of evaluations ?? [])
+    const leaks = decontaminate && (await makeLeakFinder(decontaminate));
+    for (const e of leaks?.evaluations ?? [])
       if (e.items === 0)
         throw new InputError(`decontaminate: the evaluation "${e.name}" has no items. Look at its paths and fields.`);
     for (const source of recipe.sources) {
@@ -190,48 +212,80 @@ class Build {
         if ("reason" in item) problems.push(item);
         else inputs.push(item);
       }
-      if (inputs.length === 0)
+      if (inputs.length === 0) {
+        const [why] = problems.filter((p) => p.source === source.name);
         throw new InputError(
-          `The source "${source.name}" has nothing to read: no file of a known kind in ${source.paths.join(", ")}.`,
+          `The source "${source.name}" has nothing to read: no file of a known kind in ${source.paths.join(", ")}.${why ? ` ${why.path}: ${why.reason}` : ""}`,
         );
-      const quality = await this.#quality(source, inputs);
-      for (const input of inputs) {
-        const about = {
-          name: source.name,
-          licence: source.licence,
-          language: source.language,
-          text_field: source.text_field,
-          keep: source.keep,
-          limit: source.limit,
-        };
-        const near = recipe.dedup.near === false ? undefined : recipe.dedup.near;
-        const key = keyOf(
-          about,
-          input.name,
-          input.path,
-          this.#stamp(input),
-          source.clean,
-          quality,
-          near,
-          decontaminate,
-          evaluations,
-        );
-        bytes += input.size ?? 0;
-        tasks.push({
-          key,
-          folder: join(work, "units"),
-          input,
-          source: about,
-          steps: source.clean,
-          ...(quality === undefined ? {} : { quality }),
-          ...(near === undefined ? {} : { near }),
-          ...(decontaminate === undefined ? {} : { decontaminate }),
-        });
       }
+      const quality = await this.#quality(source, inputs);
+      const beside = await this.#beside(source);
+      const near = recipe.dedup.near === false ? undefined : recipe.dedup.near;
+      plans.push(
+        inputs.map((input): Plan => {
+          bytes += input.size ?? 0;
+          return (limit) => {
+            const about = {
+              name: source.name,
+              licence: source.licence,
+              language: source.language,
+              text_field: source.text_field,
+              keep: source.keep,
+              limit,
+            };
+            const key = keyOf(
+              about,
+              input.name,
+              input.path,
+              this.#stamp(input),
+              source.clean,
+              quality,
+              near,
+              decontaminate,
+              leaks?.fingerprint,
+              ...beside,
+            );
+            return {
+              key,
+              folder: join(work, "units"),
+              input,
+              source: about,
+              steps: source.clean,
+              ...(quality === undefined ? {} : { quality }),
+              ...(near === undefined ? {} : { near }),
+              ...(decontaminate === undefined ? {} : { decontaminate }),
+            };
+          };
+        }),
+      );
     }
     // Kept and dropped texts, documents and tokens: about three times what is read, where it is not packed.
     requireSpace(recipe.out, 3 * bytes, `The corpus ${recipe.name}`);
-    return { tasks, problems };
+    return { plans, problems };
+  }
+
+  /** What tells the files that a source's filters are made from, word lists and good texts, from edited ones. */
+  async #beside(source: DataSource): Promise<unknown[]> {
+    const stamps: unknown[] = [];
+    for (const step of source.clean) {
+      if (step.name === "word_list") {
+        try {
+          stamps.push(sha256(readFileSync(step.file)));
+        } catch (error) {
+          throw new InputError(`word_list: ${step.file} cannot be read: ${systemProblem(error).message}`, {
+            cause: error,
+          });
+        }
+      } else if (step.name === "perplexity") stamps.push(...(await this.#stamps(step.good)));
+    }
+    return stamps;
+  }
+
+  async #stamps(paths: readonly string[]): Promise<unknown[]> {
+    const stamps: unknown[] = [];
+    for await (const item of listInputs(paths, {}, this.options.signal))
+      stamps.push("reason" in item ? [item.path, item.code] : [item.path, this.#stamp(item)]);
+    return stamps;
   }
 
   /** What tells a file from an edited one of the same name. */
@@ -255,6 +309,8 @@ class Build {
       step,
       source.paths,
       inputs.map((i) => [i.path, this.#stamp(i)]),
+      await this.#stamps(step.good),
+      this.recipe.seed,
     );
     const path = join(this.work, `quality-${key}.json`);
     if (existsSync(path)) return path;
@@ -267,42 +323,95 @@ class Build {
     return path;
   }
 
-  async #read(tasks: readonly UnitTask[], problems: readonly Problem[]): Promise<UnitResult[]> {
+  /** What a task gave before, unless something stood in its way that may be gone by now. */
+  #readBefore({ folder, key }: UnitTask): UnitResult | undefined {
+    try {
+      const result = JSON.parse(readFileSync(unitFiles(folder, key).result, "utf8")) as UnitResult;
+      return result.problems.some(mayPass) ? undefined : result;
+    } catch {
+      return undefined; // not done yet
+    }
+  }
+
+  async #read(plans: readonly (readonly Plan[])[], problems: readonly Problem[]): Promise<UnitResult[]> {
     this.#begin("read");
     const { workers, signal, say } = this.options;
+    const { sources } = this.recipe;
+    const sizeOf = (t: UnitTask) => t.input.size ?? 0;
+    const bySource = plans.map((list, i) => list.map((plan) => plan(sources[i]!.limit)));
+    const tasks = bySource.flat();
+    const all = new Map(tasks.map((t) => [t.key, t]));
+    const allBytes = tasks.reduce((n, t) => n + sizeOf(t), 0);
     const results = new Map<string, UnitResult>();
-    for (const { folder, key } of tasks) {
-      const files = unitFiles(folder, key);
-      try {
-        results.set(key, JSON.parse(readFileSync(files.result, "utf8")) as UnitResult);
-      } catch {
-        // not done yet
+    let [documents, bytes, read, done, fresh] = [0, 0, 0, 0, 0];
+    const tell = (last = false) =>
+      this.#tell(done, all.size, documents, bytes, last, allBytes > 0 ? Math.min(1, read / allBytes) : undefined);
+    const run = async (list: readonly UnitTask[]): Promise<void> => {
+      const left: UnitTask[] = [];
+      for (const task of list) {
+        if (results.has(task.key)) continue;
+        const before = this.#readBefore(task);
+        if (before === undefined) left.push(task);
+        else {
+          results.set(task.key, before);
+          done++;
+          read += sizeOf(task);
+        }
+      }
+      if (left.length === 0) return;
+      if (left.length < list.length) say?.(`${list.length - left.length} of ${list.length} inputs were read before`);
+      fresh += left.length;
+      for (const { key } of left)
+        for (const path of Object.values(unitFiles("", key)))
+          rmSync(join(this.recipe.out, indexPath(`work/units/${basename(path)}`)), { force: true });
+      tell();
+      // Large inputs first, so that no thread ends with the largest one alone; what they give is put in order below.
+      await runUnits(
+        left.sort((a, b) => sizeOf(b) - sizeOf(a)),
+        {
+          workers,
+          signal,
+          onProgress: (d, b, r) => {
+            documents += d;
+            bytes += b;
+            read += r;
+            tell();
+          },
+          onResult: (result) => {
+            results.set(result.key, result);
+            done++;
+            tell(done >= all.size);
+          },
+        },
+      );
+    };
+    await run(bySource.flatMap((list, i) => (sources[i]!.limit === undefined ? list : [])));
+    const units: UnitResult[] = [];
+    for (const [i, list] of bySource.entries()) {
+      let left = sources[i]!.limit;
+      if (left === undefined) {
+        units.push(...list.map((t) => results.get(t.key)!));
+        continue;
+      }
+      // The first documents of the source, in order. More inputs at a time as they turn out to be small; which ones, no thread decides.
+      for (let [at, many] = [0, 1]; at < list.length && left > 0; at += many, many = Math.min(16, 2 * many)) {
+        const most = left;
+        const wave = plans[i]!.slice(at, at + many).map((plan) => plan(most));
+        await run(wave);
+        for (const [k, task] of wave.entries()) {
+          let result = results.get(task.key)!;
+          if (left > 0 && result.documents > left) {
+            const exact = plans[i]![at + k]!(left);
+            await run([exact]);
+            result = results.get(exact.key)!;
+          }
+          if (left > 0) units.push(result);
+          left -= result.documents;
+        }
       }
     }
-    const left = tasks.filter((t) => !results.has(t.key));
-    if (left.length === 0) this.reused.push("read");
-    else if (left.length < tasks.length)
-      say?.(`${tasks.length - left.length} of ${tasks.length} inputs were read before`);
-    const sizeOf = (t: UnitTask) => t.input.size ?? 0;
-    // Large inputs first, so that no thread ends with the largest one alone; what they give is put in order below.
-    const order = [...left].sort((a, b) => sizeOf(b) - sizeOf(a));
-    let [documents, bytes, done] = [0, 0, tasks.length - left.length];
-    await runUnits(order, {
-      workers,
-      signal,
-      onProgress: (d, b) => {
-        documents += d;
-        bytes += b;
-        this.#tell(done, tasks.length, documents, bytes);
-      },
-      onResult: (result) => {
-        results.set(result.key, result);
-        done++;
-        this.#tell(done, tasks.length, documents, bytes, done === tasks.length);
-      },
-    });
+    if (fresh === 0) this.reused.push("read");
     this.#end("read");
-    const units = tasks.map((t) => results.get(t.key)!);
     if (units.every((u) => u.documents === 0)) {
       const all = [...problems, ...units.flatMap((u) => u.problems)];
       const shown = all.slice(0, 3).map((p) => `${p.path}: ${p.reason}`);
@@ -318,8 +427,8 @@ class Build {
     this.#begin("dedup");
     const { memory: _, ...settings } = this.recipe.dedup;
     const dedupKey = keyOf(
-      "dedup",
-      units.map((u) => u.key),
+      "dedup, with hashes",
+      units.map((u) => [u.hash ?? u.key, u.source]),
       settings,
     );
     const marker = join(this.work, "dedup.json");
@@ -330,6 +439,7 @@ class Build {
       rmSync(marker, { force: true });
       rmSync(folder, { recursive: true, force: true });
       rmSync(join(this.work, "index"), { recursive: true, force: true });
+      this.#spills();
       const total = units.reduce((n, u) => n + u.kept, 0);
       deduped = await dedupe(units, join(this.work, "units"), folder, this.recipe.dedup, (n) => {
         this.options.signal?.throwIfAborted();
@@ -378,8 +488,9 @@ class Build {
     const { vocabulary, sample } = recipe.tokenizer;
     const tokenizerKey = keyOf("tokenizer", dedupKey, vocabulary, sample, recipe.seed);
     const marker = join(this.work, "tokenizer.json");
-    if (readDone<true>(marker, tokenizerKey)) {
+    if (readDone<true>(marker, tokenizerKey) && existsSync(join(folder, "tokenizer.json"))) {
       this.reused.push("tokenizer");
+      this.#end("tokenizer");
       return { tokenizer: await loadTokenizer(folder), tokenizerKey };
     }
     const total = Object.values(deduped.sources).reduce((n, s) => n + s.bytes, 0);
@@ -426,14 +537,14 @@ class Build {
     return files;
   }
 
-  #shards(tokenizer: Tokenizer, encoded: readonly EncodedFile[], key: string): Mixed {
+  async #shards(tokenizer: Tokenizer, encoded: readonly EncodedFile[], key: string): Promise<Mixed> {
     this.#begin("shards");
     const marker = join(this.work, "shards.json");
     let mixed = readDone<Mixed>(marker, key);
     if (mixed?.shards.every((s) => existsSync(join(this.recipe.out, s.path)))) this.reused.push("shards");
     else {
       rmSync(marker, { force: true });
-      mixed = writeShards(this.recipe, encoded, {
+      mixed = await writeShards(this.recipe, encoded, {
         vocabulary: tokenizer.vocabularySize,
         tell: (tokens, total, documents) => this.#tell(tokens, total, documents, 0),
         signal: this.options.signal,
@@ -472,11 +583,21 @@ class Build {
     this.#end("index");
   }
 
+  /** Takes away what a killed job's duplicates had spilled to disk. */
+  #spills(): void {
+    const folder = join(this.work, "units");
+    if (!existsSync(folder)) return;
+    for (const name of readdirSync(folder))
+      if (name.startsWith("howdah-")) rmSync(join(folder, name), { recursive: true, force: true });
+  }
+
   /** Takes away what units of earlier recipes and killed jobs left; those of this one stay, so that nothing is read twice. */
   #clean(units: readonly UnitResult[]): void {
+    this.#spills();
     const folder = join(this.work, "units");
     const keys = new Set(units.map((u) => u.key));
     for (const name of readdirSync(folder))
-      if (!keys.has(name.split(".")[0]!) || name.endsWith(".part")) rmSync(join(folder, name), { force: true });
+      if (!keys.has(name.split(".")[0]!) || name.endsWith(".part"))
+        rmSync(join(folder, name), { recursive: true, force: true });
   }
 }

@@ -1,5 +1,8 @@
+import { createHash } from "node:crypto";
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { explainWrite } from "../../runs/atomic.ts";
+
+const KEPT = "What was finished before is kept; make room and run the same command again.";
 
 /** A file that is written beside its name and gets it when it is whole. */
 export class PartFile {
@@ -9,6 +12,7 @@ export class PartFile {
   #buffer: Buffer[] = [];
   #size = 0;
   #open = true;
+  readonly #hash = createHash("sha256");
 
   constructor(path: string) {
     this.path = path;
@@ -23,24 +27,27 @@ export class PartFile {
   }
   #flush(): void {
     const all = Buffer.concat(this.#buffer);
+    this.#hash.update(all);
     try {
       for (let at = 0; at < all.length; ) at += writeSync(this.#file, all, at);
     } catch (error) {
-      throw explainWrite(
-        error,
-        this.path,
-        "What was finished before is kept; make room and run the same command again.",
-      );
+      throw explainWrite(error, this.path, KEPT);
     }
     this.#buffer = [];
     this.#size = 0;
   }
-  finish(): void {
+  /** @returns the SHA-256 of what is in it: its first 32 hexadecimal digits */
+  finish(): string {
     this.#flush();
-    fsyncSync(this.#file);
+    try {
+      fsyncSync(this.#file);
+    } catch (error) {
+      throw explainWrite(error, this.path, KEPT);
+    }
     closeSync(this.#file);
     this.#open = false;
     renameSync(this.#part, this.path);
+    return this.#hash.digest("hex").slice(0, 32);
   }
   /** Takes it away, unless it was finished. */
   [Symbol.dispose](): void {

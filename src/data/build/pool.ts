@@ -1,12 +1,12 @@
 import { Worker } from "node:worker_threads";
 import { HowdahError } from "../../tensor/errors.ts";
-import { type UnitResult, type UnitTask, UnitWorker } from "./unit.ts";
+import { type UnitProgress, type UnitResult, type UnitTask, UnitWorker } from "./unit.ts";
 import type { WorkerReply } from "./worker.ts";
 
 export interface PoolOptions {
   /** Threads; 0: in this one. */
   readonly workers: number;
-  readonly onProgress: (documents: number, bytes: number) => void;
+  readonly onProgress: UnitProgress;
   readonly onResult: (result: UnitResult) => void;
   readonly signal?: AbortSignal | undefined;
 }

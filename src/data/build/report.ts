@@ -242,7 +242,7 @@ export function reportMarkdown(r: DataReport): string {
           ),
         ]),
     "## Duplicates",
-    `${number(d.exact)} documents were the same as another, ${number(d.near)} nearly the same${d.passages ? `; ${number(d.passages)} passages stood in the corpus before` : ""}${d.substringCharacters ? `; ${number(d.substringCharacters)} characters were repeated substrings` : ""}.`,
+    `${number(d.exact)} documents were the same as another, ${number(d.near)} nearly the same${d.passages ? `; ${number(d.passages)} passages stood in the corpus before` : ""}${d.substringCharacters ? `; ${number(d.substringCharacters)} characters were repeated substrings` : ""}${d.emptied ? `; of ${number(d.emptied)} documents nothing else was left` : ""}.`,
     ...(d.nearReport
       ? [
           `Near: ${d.nearReport.banding.bands} bands of ${d.nearReport.banding.rows} rows for a similarity of ${d.nearReport.threshold}; ${number(d.nearReport.candidates)} candidate pairs, ${number(d.nearReport.refused)} refused. A pair is a candidate with probability:`,

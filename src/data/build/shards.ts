@@ -23,7 +23,11 @@ export interface ShardOptions {
 }
 
 /** Writes the mixture of a recipe into `shards/` in its folder, anew, and what is held out beside it. */
-export function writeShards(recipe: DataRecipe, encoded: readonly EncodedFile[], options: ShardOptions): Mixed {
+export async function writeShards(
+  recipe: DataRecipe,
+  encoded: readonly EncodedFile[],
+  options: ShardOptions,
+): Promise<Mixed> {
   const { vocabulary, tell, signal } = options;
   const folder = join(recipe.out, "shards");
   rmSync(folder, { recursive: true, force: true });
@@ -78,15 +82,33 @@ export function writeShards(recipe: DataRecipe, encoded: readonly EncodedFile[],
     realised[s]! += n;
     written += n;
     if (k % 1024 === 0) {
-      signal?.throwIfAborted();
       tell(written, total, k);
+      await new Promise(setImmediate);
+      signal?.throwIfAborted();
     }
   }
   flush();
-  const held = new Filling();
+  let held = new Filling();
+  const heldOut = { tokens: 0, documents: 0, shards: 0 };
+  const flushHeld = () => {
+    if (held.documents.length === 0) return;
+    const { tokens, documents } = write(`holdout-${String(heldOut.shards++).padStart(5, "0")}`, held);
+    heldOut.tokens += tokens;
+    heldOut.documents += documents;
+    held = new Filling();
+  };
   for (const [s, list] of places.entries())
-    for (const { file, offset, length, holdout } of list) if (holdout) held.add(s, reader.read(file, offset, length));
-  const { tokens, documents } = held.documents.length > 0 ? write("holdout-00000", held) : { tokens: 0, documents: 0 };
+    for (const { file, offset, length, holdout } of list) {
+      if (!holdout) continue;
+      if (held.tokens > 0 && held.tokens + length > recipe.shards.tokens) {
+        flushHeld();
+        await new Promise(setImmediate);
+        signal?.throwIfAborted();
+      }
+      held.add(s, reader.read(file, offset, length));
+    }
+  flushHeld();
+  const { tokens, documents } = heldOut;
   if (written !== total) throw new StateError(`shards: ${written} tokens were written of ${total}.`);
   for (const { path } of shards) readTokenIndex(join(recipe.out, path));
   return { shares, realised, shards, holdout: { tokens, documents } };

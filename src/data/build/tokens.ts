@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../../runs/atomic.ts";
 import { encodeMany } from "../../tokenizers/many.ts";
@@ -37,7 +37,10 @@ export function idHash(id: string): number {
   return h;
 }
 
-/** Encodes every file of documents that is not there yet; `reused` where all were. */
+/**
+ * Encodes every file of documents whose content was not encoded before; `reused` where all were. Files are named by the hash of what was encoded, so
+ * that one changed input costs its own documents; which of them are held out is decided anew each time, from their ids.
+ */
 export async function encodeFiles(
   files: DedupeReport["files"],
   tokenizer: Tokenizer,
@@ -46,15 +49,17 @@ export async function encodeFiles(
   mkdirSync(folder, { recursive: true });
   let [done, bytes, reused] = [0, 0, true];
   const out: EncodedFile[] = [];
-  for (const [i, { path, source, documents }] of files.entries()) {
-    const ids = join(folder, `${i}.ids`);
-    const marker = join(folder, `${i}.lengths`);
-    if (existsSync(marker)) done += documents;
+  const known = new Set<string>();
+  for (const { path, source, documents, hash } of files) {
+    const ids = join(folder, `${hash}.ids`);
+    const marker = join(folder, `${hash}.lengths`);
+    known.add(`${hash}.ids`).add(`${hash}.lengths`);
+    if (existsSync(marker) && existsSync(ids)) done += documents;
     else {
       reused = false;
       using file = new PartFile(ids);
       const lengths: number[] = [];
-      const holdout: number[] = [];
+      const hashes: number[] = [];
       let batch: KeptDocument[] = [];
       let size = 0;
       const flush = async () => {
@@ -65,7 +70,7 @@ export async function encodeFiles(
           for (const p of [Uint32Array.from(begin), e])
             file.write(new Uint8Array(p.buffer, p.byteOffset, p.byteLength));
           lengths.push(begin.length + e.length);
-          holdout.push(uniform(seed, 7, idHash(batch[k]!.id)) < share ? 1 : 0);
+          hashes.push(idHash(batch[k]!.id));
         });
         done += batch.length;
         batch = [];
@@ -81,17 +86,18 @@ export async function encodeFiles(
       }
       await flush();
       file.finish();
-      const words = Buffer.from(Uint32Array.from(lengths).buffer);
-      writeFileAtomic(marker, Buffer.concat([words, Buffer.from(Uint8Array.from(holdout))]));
+      writeFileAtomic(marker, Buffer.from(Uint32Array.from(lengths.concat(hashes)).buffer));
     }
-    const stored = readFileSync(marker);
-    const n = stored.length / 5;
+    const bytes32 = readFileSync(marker);
+    const stored = new Uint32Array(bytes32.buffer.slice(bytes32.byteOffset, bytes32.byteOffset + bytes32.length));
+    const n = stored.length / 2;
     out.push({
       ids,
       source,
-      lengths: new Uint32Array(stored.buffer.slice(stored.byteOffset, stored.byteOffset + 4 * n)),
-      holdout: new Uint8Array(stored.subarray(4 * n)),
+      lengths: stored.subarray(0, n),
+      holdout: Uint8Array.from(stored.subarray(n), (hash) => (uniform(seed, 7, hash) < share ? 1 : 0)),
     });
   }
+  for (const name of readdirSync(folder)) if (!known.has(name)) rmSync(join(folder, name), { force: true });
   return { files: out, reused };
 }

@@ -1,6 +1,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../../runs/atomic.ts";
+import { InputError } from "../../tensor/errors.ts";
 import { clean, type Filter, type Reason } from "../clean/filter.ts";
 import { guessLanguage, loadLanguages } from "../clean/language.ts";
 import { cutLeaks, LeakFinder } from "../dedup/decontaminate.ts";
@@ -64,8 +65,13 @@ export interface UnitResult {
   readonly leaks: Readonly<Record<string, number>>;
   readonly problems: readonly Problem[];
   readonly problemCount: number;
+  /** Of the documents that stay. Not in what older versions wrote. */
+  readonly hash?: string;
   readonly seconds: number;
 }
+
+/** Documents, bytes of their text, and bytes of the input that were read, since the last call. */
+export type UnitProgress = (documents: number, bytes: number, read: number) => void;
 
 export const unitFiles = (folder: string, key: string) => ({
   documents: join(folder, `${key}.docs.jsonl`),
@@ -114,11 +120,7 @@ export class UnitWorker {
   }
 
   /** Reads, cleans and signs one input. The result's own file comes last: where it is, the others are whole. */
-  async run(
-    task: UnitTask,
-    onProgress: (documents: number, bytes: number) => void,
-    signal?: AbortSignal,
-  ): Promise<UnitResult> {
+  async run(task: UnitTask, onProgress: UnitProgress, signal?: AbortSignal): Promise<UnitResult> {
     const start = performance.now();
     await loadLanguages();
     const filters = await this.#filtersOf(task);
@@ -146,6 +148,7 @@ export class UnitWorker {
       leaks: {} as Record<string, number>,
       problems: [] as Problem[],
       problemCount: 0,
+      hash: "",
       seconds: 0,
     };
     const add = (to: Record<string, number>, key: string, n = 1) => {
@@ -200,24 +203,35 @@ export class UnitWorker {
       } else {
         const found = leaks?.find(cleaned.text) ?? [];
         for (const name of new Set(found.map((l) => l.evaluation))) add(result.leaks, name);
+        const pieces =
+          found.length === 0 ? [cleaned.text] : task.decontaminate?.mode === "cut" ? cutLeaks(cleaned.text, found) : [];
         if (found.length === 0) keep({ ...item, text: cleaned.text }, language);
-        else if (task.decontaminate?.mode === "cut") {
-          for (const [i, text] of cutLeaks(cleaned.text, found).entries())
-            keep({ ...item, id: `${item.id}~${i}`, text }, language);
+        else if (pieces.length > 0) {
+          for (const [i, text] of pieces.entries()) keep({ ...item, id: `${item.id}~${i}`, text }, language);
         } else {
           const { evaluation, item: at, start: from, end } = found[0]!;
           const shown = JSON.stringify(cleaned.text.slice(from, Math.min(end, from + 80)));
-          const why = `It has words of ${evaluation}, item ${at}: ${shown}.`;
+          const cut = task.decontaminate?.mode === "cut" ? " What is left without them is too short." : "";
+          const why = `It has words of ${evaluation}, item ${at}: ${shown}.${cut}`;
           const reason = { filter: "decontaminate", rule: evaluation, value: found.length, threshold: 0, why };
           drop(item, cleaned.text, reason, language);
         }
       }
-      onProgress(1, bytes);
+      onProgress(1, bytes, 0);
+    };
+    const size = task.input.size ?? 0;
+    let seen = 0;
+    // Archives look at some places twice: never more than there is.
+    const onBytes = (count: number) => {
+      const more = Math.min(count, size - seen);
+      seen += more;
+      if (more > 0) onProgress(0, 0, more);
     };
     const { name, licence, language, text_field: textField, keep: fields, limit } = task.source;
     const options = {
       name,
       keep: fields,
+      onBytes,
       ...(licence === undefined ? {} : { licence }),
       ...(language === undefined ? {} : { language }),
       ...(textField === undefined ? {} : { textField }),
@@ -230,23 +244,30 @@ export class UnitWorker {
         if (limit !== undefined && result.documents >= limit) break reading;
       }
     }
-    documents.finish();
+    result.hash = documents.finish();
     dropped.finish();
     signatures.finish();
+    onProgress(0, 0, size - seen);
     result.seconds = (performance.now() - start) / 1000;
     writeFileAtomic(files.result, JSON.stringify(result));
     return result;
   }
 }
 
-/** Reads the evaluations that the corpus must not hold. */
+/**
+ * Reads the evaluations that the corpus must not hold.
+ * @throws InputError when one of them cannot be read whole: what is missing of it would not be looked for
+ */
 export async function makeLeakFinder(config: NonNullable<DataRecipe["decontaminate"]>): Promise<LeakFinder> {
   const finder = new LeakFinder({ ngram: config.ngram });
   for (const { name, paths, fields } of config.evaluations) {
     const items: string[] = [];
     const options = fields === undefined ? {} : { textField: fields[0]!, keep: fields };
     for await (const item of readDocuments(paths, options)) {
-      if (isProblem(item)) continue;
+      if (isProblem(item))
+        throw new InputError(
+          `decontaminate: the evaluation "${name}" cannot be read whole. ${item.path}: ${item.reason} Mend it or leave it out.`,
+        );
       const extra = item.meta.extra ?? {};
       items.push(
         fields === undefined

@@ -2,7 +2,7 @@ import { InputError } from "../../tensor/errors.ts";
 import { drop, type Filter, kept, type Outcome, type Page } from "./filter.ts";
 import { splitLines, strip } from "./text.ts";
 
-const literal = (s: string) => s.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&");
+const literal = (s: string) => s.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
 /** Languages that put no space between words. */
 const unspaced = /^(zh|ja|th)\b/;
 

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { hash64 } from "./hash.ts";
 
 const words = /\p{Script=Han}|(?:(?!\p{Script=Han})[\p{L}\p{M}\p{N}])+/gu;
@@ -44,6 +45,7 @@ export class LeakFinder {
   /** By length of the n-gram: its key, and evaluation and item as one number. */
   readonly #grams = new Map<number, Map<number, number>>();
   readonly #evaluations: { name: string; items: number; short: number }[] = [];
+  readonly #hash = createHash("sha256");
 
   constructor(options: LeakOptions = {}) {
     this.#ngram = options.ngram ?? 13;
@@ -55,7 +57,9 @@ export class LeakFinder {
     const at = this.#evaluations.length;
     const entry = { name: evaluation, items: 0, short: 0 };
     this.#evaluations.push(entry);
+    this.#hash.update(JSON.stringify([evaluation]));
     for (const item of items) {
+      this.#hash.update(JSON.stringify(item));
       const list = wordsIn(item);
       const n = Math.min(this.#ngram, list.length);
       if (n < this.#least) entry.short++;
@@ -77,6 +81,11 @@ export class LeakFinder {
       }
       entry.items++;
     }
+  }
+
+  /** The same where the same items were taken in. */
+  get fingerprint(): string {
+    return this.#hash.copy().digest("hex").slice(0, 24);
   }
 
   /** Items taken in, and how many were too short to be looked for, by evaluation. */

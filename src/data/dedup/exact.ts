@@ -94,6 +94,11 @@ export class PassageDuplicates {
     return n;
   }
 
+  /** Before `take` walks over all documents once more. */
+  restart(): void {
+    this.#at = 0;
+  }
+
   /** The text without the passages that go, and how many those were. */
   take(text: string): { text: string; taken: number } {
     if (!this.#goes) throw new StateError("passages: finish() comes before take().");

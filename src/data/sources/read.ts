@@ -33,11 +33,14 @@ export interface SourceOptions {
   /** A language that holds for everything that does not say its own. */
   readonly language?: string;
   readonly limits?: Partial<ReadLimits>;
+  /** Told of bytes of the input as they are read, packed as they lie there; of some places twice where an archive is looked into. */
+  readonly onBytes?: (count: number) => void;
 }
 
 interface Context extends FormatOptions {
   readonly source: string;
   readonly signal: AbortSignal | undefined;
+  readonly onBytes: ((count: number) => void) | undefined;
   readonly defaults: { readonly licence?: string | undefined; readonly language?: string | undefined };
 }
 
@@ -51,6 +54,7 @@ function contextOf(paths: readonly string[], options: SourceOptions, signal: Abo
   return {
     source: options.name ?? (basename(paths[0] ?? "") || "data"),
     signal,
+    onBytes: options.onBytes,
     limits: { ...defaultLimits, ...options.limits },
     defaults: { licence: options.licence, language: options.language },
     ...(options.textField === undefined ? {} : { textField: options.textField }),
@@ -144,7 +148,7 @@ async function* guarded(input: Input, context: Context): AsyncGenerator<Item | R
       const hub = hubOptions(input.path, { signal: context.signal });
       const fetched = await fetchChunks(input.path, hub);
       const opened: Opened = {
-        chunks: fetched.chunks,
+        chunks: countedChunks(fetched.chunks, context.onBytes),
         access: async () =>
           (await urlAccess(input.path, hub)) ??
           bufferAccess(await readAll((await fetchChunks(input.path, hub)).chunks, context.limits.whole)),
@@ -159,8 +163,8 @@ async function* guarded(input: Input, context: Context): AsyncGenerator<Item | R
     }
     const { size } = await stat(input.path);
     const opened: Opened = {
-      chunks: fileChunks(input.path, context.signal),
-      access: () => fileAccess(input.path),
+      chunks: countedChunks(fileChunks(input.path, context.signal), context.onBytes),
+      access: async () => countedAccess(await fileAccess(input.path), context.onBytes),
       size,
       id,
       source: context.source,
@@ -173,6 +177,26 @@ async function* guarded(input: Input, context: Context): AsyncGenerator<Item | R
     yield problemOf(systemProblem(error), input.path, context);
   }
 }
+
+async function* countedChunks(
+  chunks: AsyncGenerator<Uint8Array>,
+  count: Context["onBytes"],
+): AsyncGenerator<Uint8Array> {
+  for await (const chunk of chunks) {
+    count?.(chunk.length);
+    yield chunk;
+  }
+}
+
+const countedAccess = (access: Access, count: Context["onBytes"]): Access => ({
+  size: access.size,
+  close: () => access.close(),
+  async read(from, to) {
+    const bytes = await access.read(from, to);
+    count?.(bytes.length);
+    return bytes;
+  },
+});
 
 const isSystemError = (error: unknown): boolean => error instanceof Error && "syscall" in error;
 
