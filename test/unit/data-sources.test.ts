@@ -623,6 +623,47 @@ describe("addresses", () => {
     expect(codes(await readAll("http://127.0.0.1:1/x"))).toEqual(["network"]);
   });
 
+  test("a transfer that breaks off is taken up where it broke off, with or without ranges, if it is still the same", async () => {
+    const rows = Array.from({ length: 3000 }, (_, i) => `${JSON.stringify({ text: `Row ${i} ${"x".repeat(90)}` })}\n`);
+    const whole = Buffer.from(rows.join(""));
+    const asked: Record<string, string[]> = {};
+    const base = await serve((request, response) => {
+      const path = request.url!;
+      asked[path] ??= [];
+      const count = asked[path].push(request.headers.range ?? "all");
+      const from = path === "/no-ranges.jsonl" ? 0 : Number(/bytes=(\d+)-/.exec(request.headers.range ?? "")?.[1] ?? 0);
+      const tag = path === "/changes.jsonl" ? `"${count}"` : '"same"';
+      const ranged = from > 0 && (request.headers["if-range"] === undefined || request.headers["if-range"] === tag);
+      const body = ranged ? whole.subarray(from) : whole;
+      response.writeHead(ranged ? 206 : 200, {
+        etag: tag,
+        "content-length": body.length,
+        ...(ranged ? { "content-range": `bytes ${from}-${whole.length - 1}/${whole.length}` } : {}),
+      });
+      // Every transfer but the fourth breaks off after a part of it.
+      if (count >= 4 && path !== "/never.jsonl") response.end(body);
+      else if (path === "/never.jsonl" && count > 1) response.destroy();
+      else
+        response.write(body.subarray(0, 70_001 * (path === "/no-ranges.jsonl" ? count : 1)), () =>
+          setTimeout(() => response.destroy(), 20),
+        );
+    });
+    const want = rows.map((_, i) => `Row ${i} ${"x".repeat(90)}`);
+    for (const path of ["/ranges.jsonl", "/no-ranges.jsonl"]) {
+      const read = await readAll(base + path);
+      expect(read.problems, path).toEqual([]);
+      expect(texts(read)).toEqual(want);
+    }
+    expect(asked["/ranges.jsonl"]!.slice(0, 2)).toEqual(["all", "bytes=70001-"]);
+    expect(asked["/ranges.jsonl"]).toHaveLength(4);
+    const changed = await readAll(`${base}/changes.jsonl`);
+    expect(texts(changed)).toEqual(want.slice(0, changed.documents.length));
+    expect(changed.problems).toMatchObject([{ code: "network", reason: expect.stringMatching(/changed meanwhile/) }]);
+    const never = await readAll(`${base}/never.jsonl`);
+    expect(never.documents.length).toBeGreaterThan(100);
+    expect(codes(never)).toEqual(["network"]);
+  }, 30_000);
+
   test("a data set of the Hugging Face hub: its files by its card, with licence, language and token", async () => {
     const parquet = await readFile(join(import.meta.dirname, "../golden/parquet/snappy.parquet"));
     const card =

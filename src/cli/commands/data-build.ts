@@ -13,6 +13,7 @@ const unitsOf: Readonly<Record<string, string>> = {
   dedup: "documents",
   tokens: "documents",
   shards: "tokens",
+  report: "files",
 };
 
 export const dataBuild = defineCommand({

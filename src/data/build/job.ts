@@ -170,6 +170,7 @@ class Build {
     );
     await this.#index(deduped, units);
     this.#begin("report");
+    this.#tell(deduped.files.length, deduped.files.length, 0, 0, true);
     const bytes = Object.values(deduped.sources).reduce((n, s) => n + s.bytes, 0);
     const tokens = encoded.reduce((n, file) => n + file.lengths.reduce((a, b) => a + b, 0), 0);
     const report = makeReport({

@@ -45,7 +45,15 @@ async function request(
   };
   try {
     for (let attempt = 0; ; attempt++) {
-      const response = await fetch(url, { headers: { ...agent, ...headers, ...more }, signal: controller.signal });
+      let response: Response;
+      try {
+        response = await fetch(url, { headers: { ...agent, ...headers, ...more }, signal: controller.signal });
+      } catch (error) {
+        // A connection that was refused or reset may be had a moment later; a name that nobody knows, not.
+        if (controller.signal.aborted || attempt >= 2 || /ENOTFOUND|ERR_/.test(codeOfCause(error))) throw error;
+        await pause(500 * 2 ** attempt);
+        continue;
+      }
       alive();
       if ((response.status === 429 || response.status >= 500) && attempt < 2) {
         await response.body?.cancel();
@@ -70,6 +78,9 @@ async function request(
   }
 }
 
+const codeOfCause = (error: unknown): string =>
+  error instanceof Error && error.cause instanceof Error && "code" in error.cause ? String(error.cause.code) : "";
+
 function networkProblem(error: unknown, signal: AbortSignal | undefined): unknown {
   if (error instanceof ReadError || signal?.aborted === true) return signal?.aborted === true ? signal.reason : error;
   const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
@@ -80,28 +91,102 @@ function networkProblem(error: unknown, signal: AbortSignal | undefined): unknow
   );
 }
 
-/** The body of an address, as it comes. */
+/** Times that a transfer is taken up again without a byte having come in between. */
+const TRIES = 4;
+const pause = (milliseconds: number) => new Promise((go) => setTimeout(go, milliseconds));
+
+/** What tells whether an address still gives the same: its entity tag or time (RFC 9110, 8.8), and its size. */
+interface Version {
+  readonly tag: string | undefined;
+  readonly size: number | undefined;
+}
+
+/**
+ * The body of an address, as it comes. A transfer that breaks off is taken up where it broke off (RFC 9110, 14: ranges), as long as the address gives
+ * the same as at first.
+ */
 export async function fetchChunks(url: string, options: HttpOptions = {}): Promise<Fetched> {
-  const { response, alive, done } = await request(url, options);
-  const length = response.headers.get("content-length");
+  const first = await request(url, options);
+  const version = versionOf(first.response);
+  /** Packed on the way, so that places in it are not places in what arrives. */
+  const packed = first.response.headers.get("content-encoding") !== null;
   async function* chunks(): AsyncGenerator<Uint8Array> {
+    let { response, alive, done } = first;
+    let at = 0;
     try {
-      if (response.body === null) return;
-      for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
-        alive();
-        yield chunk;
+      for (let tries = 0; ; tries++) {
+        try {
+          for await (const chunk of (response.body ?? []) as unknown as AsyncIterable<Uint8Array>) {
+            alive();
+            at += chunk.length;
+            tries = 0;
+            yield chunk;
+          }
+          if (packed || version.size === undefined || at >= version.size) return;
+          throw new ReadError("network", `The server sent ${at} of ${version.size} bytes.`);
+        } catch (error) {
+          const problem = networkProblem(error, options.signal);
+          if (packed || tries >= TRIES || !(problem instanceof ReadError) || problem.code !== "network") throw problem;
+          done();
+          await pause(250 * 2 ** tries);
+          ({ response, alive, done } = await goOn(at, problem));
+        }
       }
-    } catch (error) {
-      throw networkProblem(error, options.signal);
     } finally {
       done();
     }
   }
+  /** Asks for the rest; from a server without ranges for everything, of which the beginning is left out. */
+  async function goOn(at: number, problem: ReadError): Promise<Awaited<ReturnType<typeof request>>> {
+    const { tag } = version;
+    // A weak tag is none to go on by.
+    const condition: Record<string, string> = tag === undefined || tag.startsWith("W/") ? {} : { "if-range": tag };
+    const again = await request(url, options, at === 0 ? {} : { range: `bytes=${at}-`, ...condition });
+    const [, from, size] = /^bytes (\d+)-\d+\/(\d+)$/.exec(again.response.headers.get("content-range") ?? "") ?? [];
+    const now = versionOf(again.response);
+    const ranged = again.response.status === 206;
+    const whole = ranged ? Number(size) : now.size;
+    if (
+      (ranged && Number(from) !== at) ||
+      (now.tag !== tag && !(ranged && "if-range" in condition)) ||
+      whole !== version.size
+    ) {
+      await again.response.body?.cancel();
+      again.done();
+      throw new ReadError("network", `${problem.message} It changed meanwhile, so that reading cannot go on.`);
+    }
+    if (ranged || at === 0) return again;
+    const reader = again.response.body?.getReader();
+    let left = at;
+    const rest = new ReadableStream<Uint8Array>({
+      async pull(controller) {
+        for (;;) {
+          const next = await reader?.read();
+          if (next === undefined || next.done) return controller.close();
+          again.alive();
+          const chunk: Uint8Array = next.value;
+          const skip = Math.min(left, chunk.length);
+          left -= skip;
+          if (skip < chunk.length) return controller.enqueue(chunk.subarray(skip));
+        }
+      },
+      cancel: (reason) => reader?.cancel(reason),
+    });
+    return { ...again, response: new Response(rest) };
+  }
   return {
     chunks: chunks(),
-    ...mediaType(response.headers.get("content-type") ?? ""),
-    size: length === null || response.headers.get("content-encoding") !== null ? undefined : Number(length),
-    url: response.url || url,
+    ...mediaType(first.response.headers.get("content-type") ?? ""),
+    size: version.size,
+    url: first.response.url || url,
+  };
+}
+
+function versionOf({ headers }: Response): Version {
+  const length = headers.get("content-length");
+  return {
+    tag: headers.get("etag") ?? headers.get("last-modified") ?? undefined,
+    size: length === null || headers.get("content-encoding") !== null ? undefined : Number(length),
   };
 }
 
@@ -134,16 +219,19 @@ export async function urlAccess(url: string, options: HttpOptions = {}): Promise
     async read(from, to) {
       if (from < 0 || to > size) throw new ReadError("malformed", "It ends too early.");
       if (from === to) return new Uint8Array(0);
-      const part = await request(url, options, { range: `bytes=${from}-${to - 1}` });
-      try {
-        const bytes = new Uint8Array(await part.response.arrayBuffer());
-        if (bytes.length !== to - from)
-          throw new ReadError("network", "The server did not send the part it was asked for.");
-        return bytes;
-      } catch (error) {
-        throw networkProblem(error, options.signal);
-      } finally {
-        part.done();
+      for (let tries = 0; ; tries++) {
+        const part = await request(url, options, { range: `bytes=${from}-${to - 1}` });
+        try {
+          const bytes = new Uint8Array(await part.response.arrayBuffer());
+          if (bytes.length !== to - from)
+            throw new ReadError("network", "The server did not send the part it was asked for.");
+          return bytes;
+        } catch (error) {
+          if (tries >= 2 || options.signal?.aborted === true) throw networkProblem(error, options.signal);
+          await pause(250 * 2 ** tries);
+        } finally {
+          part.done();
+        }
       }
     },
     close: async () => {},
