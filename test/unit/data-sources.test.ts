@@ -238,6 +238,15 @@ describe("formats", () => {
     expect(locked.problems[0]!.reason).toMatch(/password/);
   });
 
+  test("PDF: Chinese in a font that is not in the file is read, or said to be missing; never lost in silence", async () => {
+    const read = await file("a.pdf", makePdf(["中文的一行在这里。"], { chinese: true }));
+    if (read.documents.length > 0) expect([texts(read), codes(read)]).toEqual([["中文的一行在这里。"], []]);
+    else {
+      expect(codes(read)).toEqual(["package"]);
+      expect(read.problems[0]!.reason).toMatch(/UniGB-UCS2-H.*npm install pdfjs-dist/);
+    }
+  });
+
   test("Word: paragraphs, lists, tables; deleted text is gone", async () => {
     const body =
       "<w:p><w:pPr><w:pStyle/></w:pPr><w:r><w:t>A </w:t></w:r><w:ins><w:r><w:t>heading</w:t></w:r></w:ins><w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p>" +

@@ -280,9 +280,10 @@ export function reportMarkdown(r: DataReport): string {
       ? []
       : [
           "## What it is about",
-          ...r.keywords.map(
-            (k) =>
-              `- ${k.language}, TF-IDF: ${k.tfIdf.map((w) => w.word).join(", ")}\n- ${k.language}, TextRank: ${k.textRank.map((w) => w.word).join(", ")}`,
+          ...r.keywords.flatMap((k) =>
+            [["TF-IDF", k.tfIdf] as const, ["TextRank", k.textRank] as const]
+              .filter(([, words]) => words.length > 0)
+              .map(([how, words]) => `- ${k.language}, ${how}: ${words.map((w) => w.word).join(", ")}`),
           ),
         ]),
     ...(r.topics.length === 0

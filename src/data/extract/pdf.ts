@@ -1,3 +1,5 @@
+import { readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
 import { type DocumentMeta, ReadError } from "../document.ts";
 import { isoDate } from "./page-meta.ts";
 
@@ -17,7 +19,8 @@ interface TextItem {
 
 /**
  * The pages of a PDF that have text. Pictures of text have none: they need character recognition first.
- * @throws ReadError `encrypted`, `malformed`, or `package` when the optional package unpdf is not installed
+ * @throws ReadError `encrypted`, `malformed`, or `package` when the optional package unpdf is not installed; or, after all pages, when text in them
+ *   needs character maps of Adobe's that the optional package pdfjs-dist has
  */
 export async function* extractPdf(
   bytes: Uint8Array,
@@ -29,8 +32,13 @@ export async function* extractPdf(
       { cause: error },
     );
   });
+  const missing = new Set<string>();
   // PDF.js takes the buffer away; others may still need it.
-  const document = await getDocumentProxy(bytes.slice(), { verbosity: 0 }).catch((error: unknown) => {
+  const document = await getDocumentProxy(bytes.slice(), {
+    verbosity: 0,
+    useWorkerFetch: false,
+    BinaryDataFactory: characterMaps(missing),
+  }).catch((error: unknown) => {
     throw explain(error);
   });
   try {
@@ -46,10 +54,33 @@ export async function* extractPdf(
       const text = pageText(content.items.filter((item) => "str" in item));
       if (text !== "") yield { page, text };
     }
+    if (missing.size > 0)
+      throw new ReadError(
+        "package",
+        `Text of it is missing: its fonts are coded by ${[...missing].sort().join(", ")}, and the package that has these maps is not installed: npm install pdfjs-dist`,
+      );
   } finally {
     await document.loadingTask.destroy();
   }
 }
+
+/**
+ * What PDF.js asks for the maps from codes to characters that Chinese, Japanese and Korean fonts name and PDFs do not carry: they are read from the
+ * package pdfjs-dist where it is installed, and remembered as missing where it is not.
+ */
+const characterMaps = (missing: Set<string>) =>
+  class {
+    async fetch({ kind, filename }: { readonly kind: string; readonly filename: string }): Promise<Uint8Array> {
+      try {
+        const home = import.meta.resolve("pdfjs-dist/package.json");
+        const folder = kind === "cMapUrl" ? "cmaps" : "standard_fonts";
+        return new Uint8Array(await readFile(fileURLToPath(new URL(`${folder}/${filename}`, home))));
+      } catch (error) {
+        if (kind === "cMapUrl") missing.add(filename.replace(/\.bcmap$/, ""));
+        throw error;
+      }
+    }
+  };
 
 function explain(error: unknown, place = ""): ReadError {
   const name = error instanceof Error ? error.name : "";
