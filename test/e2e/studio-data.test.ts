@@ -161,6 +161,12 @@ describe.skipIf(chromiumPath === undefined)("the Studio's page Data in Chromium"
         expect(await width()).toBe(360);
         expect(await inner()).toBe(0);
       }
+      // The tab that an address chooses can be seen, though the row is wider than the screen.
+      await page.goto(`${server.url}/#/data/first/recipe`);
+      await page.reload();
+      const right = () =>
+        page.evaluate("document.querySelector('[role=tab][aria-selected=true]').getBoundingClientRect().right");
+      await expect.poll(right).toBeLessThanOrEqual(360);
       await page.getByRole("tab").nth(1).click();
       await results(page).getByRole("button").first().click();
       await reader(page).locator(".reader-text").waitFor();

@@ -39,7 +39,10 @@ export function Reader({ name, at, query, onOpen, onClose }: ReaderProps): JSX.E
   useEffect(() => {
     const box = top.current;
     const mark = readable ? box?.querySelector<HTMLElement>(".reader-text mark") : undefined;
-    if (box && mark && mark.offsetTop > box.clientHeight * 0.8) box.scrollTop = mark.offsetTop - box.clientHeight / 3;
+    if (!box || !mark) return;
+    if (matchMedia("(max-width: 900px)").matches) {
+      if (mark.getBoundingClientRect().top > innerHeight * 0.8) mark.scrollIntoView({ block: "center" });
+    } else if (mark.offsetTop > box.clientHeight * 0.8) box.scrollTop = mark.offsetTop - box.clientHeight / 3;
   }, [readable]);
 
   if (view === undefined) {

@@ -63,6 +63,10 @@ export function Tabs(props: {
 }): JSX.Element {
   const { tabs, selected, onSelect, label } = props;
   const row = useRef<HTMLDivElement>(null);
+  // On a narrow screen the row is wider than it.
+  useEffect(() => {
+    row.current?.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }, [selected]);
   const move = (event: KeyboardEvent) => {
     const at = tabs.findIndex((tab) => tab.id === selected);
     const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tabs.length - 1 }[event.key];
