@@ -16,7 +16,7 @@ try:
     import sentencepiece
     import tiktoken
     import tokenizers
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 except ImportError as error:
     need(error)
 
@@ -167,7 +167,7 @@ def prepare(request):
         return "transformers", lambda: {"seconds": 0.0, "output": templates(p["file"])}
     texts = json.loads(Path(p["file"]).read_text(encoding="utf-8"))
     if p["task"] == "train":
-        return f"tokenizers {tokenizers.__version__}", lambda: train(texts, p["vocabulary"])
+        return f"tokenizers {tokenizers.__version__}", lambda: train(texts, p["pattern"], p["vocabulary"])
     made = {"tiktoken": with_tiktoken, "tokenizers": with_tokenizers, "sentencepiece": with_sentencepiece}
     about, encode = made[request["variant"]](p)
 
@@ -180,19 +180,48 @@ def prepare(request):
     return about, step
 
 
-def train(texts, vocabulary):
-    tokenizer = byte_level(models.BPE(), None)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
+SPACE = "\u2581"
+FIRST = ["<unk>", "<s>", "</s>"]
+MASKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def trainable(kind, vocabulary):
+    """A tokenizer without a vocabulary as ours of that kind is, and its trainer."""
+    common = {"vocab_size": vocabulary, "show_progress": False}
+    if kind == "bpe":
+        return byte_level(models.BPE(), None), trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **common)
+    if kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        return tokenizer, trainers.WordPieceTrainer(special_tokens=MASKS, **common)
+    if kind == "sentencepiece":
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+        trainer = trainers.BpeTrainer(special_tokens=FIRST + [f"<0x{b:02X}>" for b in range(256)], **common)
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+        )
+        trainer = trainers.UnigramTrainer(special_tokens=FIRST, unk_token="<unk>", **common)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
+    return tokenizer, trainer
+
+
+def train(texts, kind, vocabulary):
+    tokenizer, trainer = trainable(kind, vocabulary)
+    # SentencePiece's sentences are lines.
+    given = [line for text in texts for line in text.split("\n") if line] if kind == "sentencepiece" else texts
     start = time.perf_counter()
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(given, trainer)
     seconds = time.perf_counter() - start
-    digest = hashlib.sha256()
     size = tokenizer.get_vocab_size()
+    digest = hashlib.sha256()
     for i in range(size):
         digest.update((tokenizer.id_to_token(i) + "\n").encode())
-    return {"seconds": seconds, "output": f"{size} {digest.hexdigest()[:16]}"}
+    few = [text for _, text in zip(range(200), texts)]
+    tokens = sum(len(e.ids) for e in tokenizer.encode_batch(few, add_special_tokens=False))
+    return {"seconds": seconds, "output": {"size": size, "hash": digest.hexdigest()[:16], "tokens": tokens}}
 
 
 serve(prepare)

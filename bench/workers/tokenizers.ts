@@ -13,9 +13,10 @@ import {
   encodeMany,
   loadTokenizer,
   type Tokenizer,
+  TRAINABLE,
   tokenizerFromTiktoken,
-  trainByteLevel,
   trainByteLevelBpe,
+  trainTokenizer,
 } from "../../src/tokenizers/index.ts";
 import { root } from "../environment.ts";
 import type { Prepare, Ready } from "../worker.ts";
@@ -24,7 +25,7 @@ export interface TokenizerParameters {
   readonly task: "encode" | "ids" | "train" | "templates";
   /** The JSON array of texts; or the folder of templates. */
   readonly file: string;
-  /** A splitting expression by name, or the path of a tokenizer. */
+  /** A splitting expression by name, or the path of a tokenizer; for training, the kind. */
   readonly pattern: string;
   /** The expression itself, for peers; null: GPT-2's own. */
   readonly expression: string | null;
@@ -133,16 +134,30 @@ async function javaScript(name: string) {
   };
 }
 
-function training(texts: readonly string[], { threads, vocabulary }: TokenizerParameters): Ready {
+/** What training gave: how many ids, a hash of their strings, and the tokens that the first 200 texts take. */
+export interface Trained {
+  readonly size: number;
+  readonly hash: string;
+  readonly tokens: number;
+}
+
+function training(texts: readonly string[], { pattern, threads, vocabulary }: TokenizerParameters): Ready {
+  const kind = TRAINABLE.find((name) => name === pattern);
+  if (kind === undefined) throw new InputError(`No tokenizer of the kind ${pattern} is trained here.`);
+  // Every character has a place, as with tokenizers' trainers of merges; Unigram's keeps the usual part of them.
+  const options = { kind, vocabulary, threads, ...(kind === "sentencepiece" ? { coverage: 1 } : {}) };
   return {
     about: `native, ${threads} threads`,
     async step() {
       const start = performance.now();
-      const tokenizer = await trainByteLevel(texts, { vocabulary, threads });
+      const tokenizer = await trainTokenizer(texts, options);
       const seconds = (performance.now() - start) / 1000;
       const hash = createHash("sha256");
       for (let id = 0; id < tokenizer.vocabularySize; id++) hash.update(`${tokenizer.idToToken(id)!}\n`);
-      return { seconds, output: `${tokenizer.vocabularySize} ${hash.digest("hex").slice(0, 16)}` };
+      const encoded = await encodeMany(tokenizer, texts.slice(0, 200), { threads, addSpecialTokens: false });
+      const tokens = encoded.reduce((sum, ids) => sum + ids.length, 0);
+      const output: Trained = { size: tokenizer.vocabularySize, hash: hash.digest("hex").slice(0, 16), tokens };
+      return { seconds, output };
     },
   };
 }

@@ -18,6 +18,7 @@
 #include "text_pieces.hpp"
 #include "text_scan.hpp"
 #include "text_train.hpp"
+#include "text_train_unigram.hpp"
 
 namespace howdah {
 namespace {
@@ -337,14 +338,29 @@ napi_value js_encode_many(const Call& call) {
       });
 }
 
-/** bpeTrainer(pattern) -> trainer */
-napi_value js_trainer(const Call& call) {
-  return external(call.env, std::make_shared<BpeTrainer>(pattern_of(call.number(0))), trainer_tag);
+napi_value number(napi_env env, double value) {
+  napi_value out;
+  check(napi_create_double(env, value, &out));
+  return out;
 }
 
-/** bpeCount(trainer, bytes, ends, threads) -> promise. One at a time for each trainer. */
-napi_value js_count(const Call& call) {
-  const auto trainer = call.object<BpeTrainer>(0, trainer_tag);
+/** trainer(cut, pattern, memory, folder, table) -> trainer. The table is BERT's (src/tokenizers/native-pieces.ts). */
+napi_value js_trainer(const Call& call) {
+  const double cut = call.number(0);
+  if (!(cut >= 0 && cut <= 2)) fail("There is no way to cut text with that number.");
+  const auto [folder, length] = call.array<uint8_t>(3);
+  const auto [table, size] = call.array<uint8_t>(4);
+  return external(call.env,
+                  std::make_shared<Trainer>(Cut(int(cut)), pattern_of(call.number(1)), uint64_t(call.number(2)),
+                                            std::string(reinterpret_cast<const char*>(folder), length), table, size),
+                  trainer_tag);
+}
+
+std::shared_ptr<Trainer> trainer_of(const Call& call) { return call.object<Trainer>(0, trainer_tag); }
+
+/** trainerCount(trainer, bytes, ends, threads) -> promise. One at a time for each trainer. */
+napi_value js_trainer_count(const Call& call) {
+  const auto trainer = trainer_of(call);
   const auto [text, size] = call.array<uint8_t>(1);
   const auto [ends, documents] = call.ends(2, size);
   const int threads = threads_of(call.number(3));
@@ -353,82 +369,135 @@ napi_value js_count(const Call& call) {
       [](napi_env env) { return undefined(env); });
 }
 
-/** bpeCountWords(trainer, bytes, ends, counts): words cut in JavaScript. */
-napi_value js_count_words(const Call& call) {
-  const auto trainer = call.object<BpeTrainer>(0, trainer_tag);
+/** trainerCountWords(trainer, bytes, ends, counts) -> promise: words cut in JavaScript. */
+napi_value js_trainer_count_words(const Call& call) {
+  const auto trainer = trainer_of(call);
   const auto [text, size] = call.array<uint8_t>(1);
   const auto [ends, words] = call.ends(2, size);
   const auto [counts, n] = call.array<double>(3);
   if (n != words) fail("There are ", words, " words and ", n, " counts.");
-  size_t begin = 0;
-  for (size_t w = 0; w < words; w++) {
-    trainer->add_word(text + begin, size_t(ends[w]) - begin, uint64_t(counts[w]));
-    begin = size_t(ends[w]);
-  }
-  return nullptr;
+  return promise(
+      call, {1, 2, 3}, [=, text = text, ends = ends, words = words, counts = counts] { trainer->count_words(text, ends, counts, words); },
+      [](napi_env env) { return undefined(env); });
 }
 
-/** bpeLearn(trainer, byteIds, tokenBytes, tokenEnds, vocabulary, minFrequency) -> promise of a Uint32Array of left, right, id */
-napi_value js_learn(const Call& call) {
-  const auto trainer = call.object<BpeTrainer>(0, trainer_tag);
-  const auto [byte_ids, bytes] = call.array<uint32_t>(1);
-  if (bytes != 256) fail("There are ", bytes, " byte ids, not 256.");
-  const auto [spelling, size] = call.array<uint8_t>(2);
-  const auto [ends, count] = call.ends(3, size);
-  auto plan = std::make_shared<BpeTrainer::Plan>();
+/** trainerGather(trainer) -> promise of { distinct, kept, spilled, points, counts, inner }: ends the counting. */
+napi_value js_trainer_gather(const Call& call) {
+  const auto trainer = trainer_of(call);
+  auto gathered = std::make_shared<std::pair<Gathered, std::vector<CharacterCount>>>();
+  return promise(
+      call, {},
+      [=] {
+        gathered->first = trainer->gather();
+        gathered->second = trainer->characters();
+      },
+      [gathered](napi_env env) {
+        const auto& [words, characters] = *gathered;
+        std::vector<uint32_t> points;
+        std::vector<double> counts, inner;
+        for (const CharacterCount& each : characters) {
+          points.push_back(each.point);
+          counts.push_back(double(each.count));
+          inner.push_back(double(each.inner));
+        }
+        napi_value out;
+        check(napi_create_object(env, &out));
+        set(env, out, "distinct", number(env, double(words.distinct)));
+        set(env, out, "kept", number(env, double(words.kept)));
+        set(env, out, "spilled", number(env, double(words.spilled)));
+        set(env, out, "points", typed_array(env, napi_uint32_array, points.data(), points.size(), 4));
+        set(env, out, "counts", typed_array(env, napi_float64_array, counts.data(), counts.size(), 8));
+        set(env, out, "inner", typed_array(env, napi_float64_array, inner.data(), inner.size(), 8));
+        return out;
+      });
+}
+
+/**
+ * trainerMerges(trainer, [vocabulary, minFrequency], prefix, tokenBytes, tokenEnds, symbols) -> promise of a Uint32Array of left, right, id.
+ * The symbols are 256 ids of bytes, or three numbers for each character: code point, its id at the beginning of a word, its id elsewhere.
+ */
+napi_value js_trainer_merges(const Call& call) {
+  const auto trainer = trainer_of(call);
+  const auto [limits, limit_count] = call.array<double>(1);
+  const auto [prefix, prefix_size] = call.array<uint8_t>(2);
+  const auto [spelling, size] = call.array<uint8_t>(3);
+  const auto [ends, count] = call.ends(4, size);
+  const auto [symbols, symbol_count] = call.array<uint32_t>(5);
+  if (limit_count != 2) fail("There are ", limit_count, " limits, not 2.");
+  auto plan = std::make_shared<Trainer::Plan>();
   size_t begin = 0;
   for (size_t i = 0; i < count; i++) {
     plan->tokens.emplace_back(reinterpret_cast<const char*>(spelling) + begin, size_t(ends[i]) - begin);
     begin = size_t(ends[i]);
   }
-  for (size_t b = 0; b < 256; b++)
-    if (byte_ids[b] >= count) fail("Byte ", int(b), " has no token.");
-  plan->byte_ids = byte_ids;
-  plan->vocabulary = size_t(call.number(4));
-  plan->min_frequency = call.number(5);
-  auto merges = std::make_shared<std::vector<LearntMerge>>();
-  return promise(
-      call, {1}, [=] { *merges = trainer->learn(*plan); },
-      [merges](napi_env env) { return typed_array(env, napi_uint32_array, merges->data(), merges->size() * 3, 4); });
-}
-
-/** bpeLearnSymbols(trainer, symbols, ends, counts, tokenBytes, tokenEnds, [vocabulary, minFrequency], prefix) -> as bpeLearn */
-napi_value js_learn_symbols(const Call& call) {
-  const auto trainer = call.object<BpeTrainer>(0, trainer_tag);
-  const auto [symbols, size] = call.array<uint32_t>(1);
-  const auto [ends, words] = call.ends(2, size);
-  const auto [counts, n] = call.array<double>(3);
-  const auto [spelling, spelled] = call.array<uint8_t>(4);
-  const auto [token_ends, count] = call.ends(5, spelled);
-  const auto [limits, limit_count] = call.array<double>(6);
-  const auto [prefix, prefix_size] = call.array<uint8_t>(7);
-  if (n != words || limit_count != 2) fail("The parts of a training do not fit together.");
-  auto plan = std::make_shared<BpeTrainer::Plan>();
-  size_t begin = 0;
-  for (size_t i = 0; i < count; i++) {
-    plan->tokens.emplace_back(reinterpret_cast<const char*>(spelling) + begin, size_t(token_ends[i]) - begin);
-    begin = size_t(token_ends[i]);
+  const auto known = [count = count](uint32_t id) {
+    if (id >= count) fail("A symbol has no token.");
+    return id;
+  };
+  if (symbol_count == 256) {
+    for (size_t b = 0; b < 256; b++) known(symbols[b]);
+    plan->byte_ids = symbols;
+  } else {
+    if (symbol_count % 3) fail("Symbols come in threes.");
+    for (size_t i = 0; i < symbol_count; i += 3) {
+      if (symbols[i] >= kPoints) fail("There is no such character.");
+      // A character that never occurs there has no id there.
+      if (symbols[i + 1] != kNone) plan->first.set(symbols[i], known(symbols[i + 1]));
+      if (symbols[i + 2] != kNone) plan->inner.set(symbols[i], known(symbols[i + 2]));
+    }
   }
-  for (size_t i = 0; i < size; i++)
-    if (symbols[i] >= count) fail("Symbol ", i, " has no token.");
-  plan->byte_ids = nullptr;
   plan->vocabulary = size_t(limits[0]);
   plan->min_frequency = limits[1];
   plan->prefix.assign(reinterpret_cast<const char*>(prefix), prefix_size);
   auto merges = std::make_shared<std::vector<LearntMerge>>();
   return promise(
-      call, {1, 2, 3},
-      [=, symbols = symbols, ends = ends, counts = counts, words = words] {
-        *merges = trainer->learn_symbols(symbols, ends, counts, words, *plan);
-      },
+      call, {5}, [=] { *merges = trainer->learn(*plan); },
       [merges](napi_env env) { return typed_array(env, napi_uint32_array, merges->data(), merges->size() * 3, 4); });
 }
 
-/** bpeProgress(trainer) -> merges learnt so far */
-napi_value js_progress(const Call& call) {
-  napi_value out;
-  check(napi_create_double(call.env, double(call.object<BpeTrainer>(0, trainer_tag)->learnt.load(std::memory_order_relaxed)), &out));
-  return out;
+/** trainerUnigram(trainer, alphabet, [pieces, longest, seeds, shrink], threads) -> promise of { bytes, ends, scores } */
+napi_value js_trainer_unigram(const Call& call) {
+  const auto trainer = trainer_of(call);
+  const auto [points, count] = call.array<uint32_t>(1);
+  const auto [settings, setting_count] = call.array<double>(2);
+  if (setting_count != 4) fail("There are ", setting_count, " settings, not 4.");
+  for (size_t i = 0; i < count; i++)
+    if (points[i] >= kPoints || (i && points[i] <= points[i - 1])) fail("The alphabet is not in order.");
+  const UnigramOptions options{size_t(settings[0]), uint32_t(settings[1]), size_t(settings[2]), settings[3], threads_of(call.number(3))};
+  auto alphabet = std::make_shared<std::vector<uint32_t>>(points, points + count);
+  auto pieces = std::make_shared<std::vector<UnigramPiece>>();
+  return promise(
+      call, {},
+      [=] {
+        WordCounter::shorten(trainer->words(), trainer->least());
+        *pieces = learn_unigram(trainer->words(), *alphabet, options, trainer->work);
+      },
+      [pieces](napi_env env) {
+        std::string text;
+        std::vector<double> ends, scores;
+        for (const UnigramPiece& piece : *pieces) {
+          text += piece.text;
+          ends.push_back(double(text.size()));
+          scores.push_back(piece.score);
+        }
+        napi_value out;
+        check(napi_create_object(env, &out));
+        set(env, out, "bytes", typed_array(env, napi_uint8_array, text.data(), text.size(), 1));
+        set(env, out, "ends", typed_array(env, napi_float64_array, ends.data(), ends.size(), 8));
+        set(env, out, "scores", typed_array(env, napi_float64_array, scores.data(), scores.size(), 8));
+        return out;
+      });
+}
+
+/** trainerProgress(trainer) -> merges learnt, or pieces left */
+napi_value js_trainer_progress(const Call& call) {
+  return number(call.env, double(trainer_of(call)->work.learnt.load(std::memory_order_relaxed)));
+}
+
+/** trainerStop(trainer): learning under way ends soon, and its promise is rejected. */
+napi_value js_trainer_stop(const Call& call) {
+  trainer_of(call)->work.stopped.store(true, std::memory_order_relaxed);
+  return nullptr;
 }
 
 }  // namespace
@@ -441,9 +510,14 @@ void register_text(napi_env env, napi_value exports) {
       {"piecesCreate", guarded<js_pieces_create>},
       {"piecesEncode", guarded<js_encode<PieceModel, pieces_tag>>},
       {"piecesEncodeMany", guarded<js_encode_many<PieceModel, pieces_tag>>},
-      {"bpeTrainer", guarded<js_trainer>},         {"bpeCount", guarded<js_count>},
-      {"bpeCountWords", guarded<js_count_words>},  {"bpeLearn", guarded<js_learn>},
-      {"bpeLearnSymbols", guarded<js_learn_symbols>}, {"bpeProgress", guarded<js_progress>},
+      {"trainer", guarded<js_trainer>},
+      {"trainerCount", guarded<js_trainer_count>},
+      {"trainerCountWords", guarded<js_trainer_count_words>},
+      {"trainerGather", guarded<js_trainer_gather>},
+      {"trainerMerges", guarded<js_trainer_merges>},
+      {"trainerUnigram", guarded<js_trainer_unigram>},
+      {"trainerProgress", guarded<js_trainer_progress>},
+      {"trainerStop", guarded<js_trainer_stop>},
   };
   for (const auto& [name, callback] : functions) {
     napi_value function;

@@ -9,11 +9,11 @@
 
 #include "text_batch.hpp"
 #include "text_cache.hpp"
+#include "text_points.hpp"
 #include "text_scan.hpp"
 
 namespace howdah::text {
 
-constexpr uint32_t kNone = 0xffffffffu;
 /** What fits into a slot of the pair table: 42 bits of pair, 22 of rank. */
 constexpr uint32_t kMostIds = 1u << 21, kMostRanks = (1u << 22) - 1;
 /** Words up to here are merged by looking at all pairs at once; longer ones with a heap. */

@@ -23,25 +23,6 @@ constexpr uint32_t kForeign = kMostIds - 2;
 constexpr double kRebased = 100000;
 constexpr uint32_t kSpaceMark = 0x2581;
 constexpr uint8_t kSpaceBytes[3] = {0xe2, 0x96, 0x81};
-/** Flags of BERT's table: white space, a character that is a word of its own, one that becomes something else. */
-enum : uint8_t { kGap = 1, kAlone = 2, kChanged = 4 };
-
-/** The character at `p`, which moves past it. */
-inline uint32_t next_point(const uint8_t*& p) {
-  const uint32_t b = *p++;
-  if (b < 0x80) return b;
-  if (b < 0xe0) return (b & 0x1f) << 6 | (*p++ & 0x3fu);
-  if (b < 0xf0) {
-    const uint32_t point = (b & 0x0f) << 12 | (p[0] & 0x3fu) << 6 | (p[1] & 0x3fu);
-    p += 2;
-    return point;
-  }
-  const uint32_t point = (b & 0x07) << 18 | (p[0] & 0x3fu) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
-  p += 3;
-  return point;
-}
-
-inline size_t width_of(uint8_t lead) { return lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4; }
 
 inline uint32_t offset_of(uint32_t unit) { return (unit >> 10) << ((unit & 0x200) >> 6); }
 
@@ -65,15 +46,6 @@ struct PieceModel::Run {
   double base = 0;
   bool unknown = false;
 };
-
-void CodePointMap::set(uint32_t point, uint32_t value) {
-  uint32_t& page = pages[point >> 8];
-  if (page == kNone) {
-    page = uint32_t(values.size() >> 8);
-    values.resize(values.size() + 256, kNone);
-  }
-  values[size_t(page) << 8 | (point & 0xff)] = value;
-}
 
 PieceModel::PieceModel(const PieceParts& parts)
     : kind(parts.kind),
@@ -144,24 +116,11 @@ PieceModel::PieceModel(const PieceParts& parts)
   if (shape == Shape::sentencepiece && parts.map_size) {
     read_map(map, parts.map_size);
   } else if (shape == Shape::graphemes) {
-    constexpr size_t points = 0x110000;
-    if (parts.map_size < points) fail("The table of graphemes is cut short.");
-    flags.assign(map, map + points);
-    if (parts.map_size > points) read_map(map + points, parts.map_size - points);
+    if (parts.map_size < kPoints) fail("The table of graphemes is cut short.");
+    flags.assign(map, map + kPoints);
+    if (parts.map_size > kPoints) read_map(map + kPoints, parts.map_size - kPoints);
   } else if (shape == Shape::bert) {
-    constexpr size_t points = 0x110000;
-    if (parts.map_size < points) fail("BERT's table of characters is cut short.");
-    flags.assign(map, map + points);
-    for (size_t at = points; at < parts.map_size;) {
-      if (at + 5 > parts.map_size || at + 5 + map[at + 4] > parts.map_size) fail("BERT's table of characters is cut short.");
-      uint32_t point = 0;
-      std::memcpy(&point, map + at, 4);
-      if (point >= points) fail("BERT's table has no such character.");
-      changed.set(point, uint32_t(change_ends.size()));
-      changes.insert(changes.end(), map + at + 5, map + at + 5 + map[at + 4]);
-      change_ends.push_back(uint32_t(changes.size()));
-      at += 5 + size_t(map[at + 4]);
-    }
+    bert.read(map, parts.map_size);
   }
 }
 
@@ -263,39 +222,12 @@ void PieceModel::shape_sentencepiece(const uint8_t* p, const uint8_t* end, bool 
 
 void PieceModel::encode_bert(const uint8_t* p, const uint8_t* end, Scratch& scratch, std::vector<uint32_t>& out) const {
   std::vector<uint8_t>& buffer = scratch.word;
-  buffer.clear();
-  const auto flush = [&] {
-    if (buffer.empty()) return;
+  bert.words(p, end, buffer, [&] {
     const size_t n = buffer.size();
     // Room to read a whole key of the cache.
     buffer.resize(n + WordCache::longest);
     word(buffer.data(), n, scratch, out);
-    buffer.clear();
-  };
-  const auto take = [&](const uint8_t* from, const uint8_t* to, uint8_t flag) {
-    if (flag & (kGap | kAlone)) flush();
-    if (flag & kGap) return;
-    buffer.insert(buffer.end(), from, to);
-    if (flag & kAlone) flush();
-  };
-  while (p < end) {
-    const uint8_t* const from = p;
-    const uint32_t point = next_point(p);
-    const uint8_t flag = flags[point];
-    if (!(flag & kChanged)) {
-      take(from, p, flag);
-      continue;
-    }
-    const uint32_t change = changed.get(point);
-    if (change == kNone) continue;
-    const uint8_t* q = changes.data() + (change ? change_ends[change - 1] : 0);
-    const uint8_t* const stop = changes.data() + change_ends[change];
-    while (q < stop) {
-      const uint8_t* const part = q;
-      take(part, q, flags[next_point(q)] & (kGap | kAlone));
-    }
-  }
-  flush();
+  });
 }
 
 const uint8_t* PieceModel::shortest_key(const uint8_t* p, const uint8_t* end) const {

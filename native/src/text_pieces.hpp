@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "text_batch.hpp"
+#include "text_bert.hpp"
 #include "text_bpe.hpp"
 #include "text_cache.hpp"
+#include "text_points.hpp"
 #include "text_trie.hpp"
 
 namespace howdah::text {
@@ -68,20 +70,6 @@ struct PieceParts {
    */
   const uint8_t* map;
   size_t map_size;
-};
-
-/** Code point -> number, by pages of 256. */
-class CodePointMap {
- public:
-  void set(uint32_t point, uint32_t value);
-  uint32_t get(uint32_t point) const {
-    const uint32_t page = pages[point >> 8];
-    return page == kNone ? kNone : values[size_t(page) << 8 | (point & 0xff)];
-  }
-
- private:
-  std::vector<uint32_t> pages = std::vector<uint32_t>(0x1100, kNone);
-  std::vector<uint32_t> values;
 };
 
 class PieceModel {
@@ -146,11 +134,9 @@ class PieceModel {
   std::vector<uint32_t> units;
   std::vector<uint8_t> replacements;
   bool begins_key[256] = {};
-  /** BERT and graphemes: flags of code points. BERT: what they become. */
+  /** Graphemes: flags of code points. */
   std::vector<uint8_t> flags;
-  CodePointMap changed;
-  std::vector<uint32_t> change_ends;
-  std::vector<uint8_t> changes;
+  BertTable bert;
 
   CachePool caches;
 };

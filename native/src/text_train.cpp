@@ -81,57 +81,85 @@ struct Later {
 
 }  // namespace
 
-WordCounts::WordCounts() : table(1 << 14) {}
-
-void WordCounts::clear() {
-  entries = {};
-  arena = {};
-  table.assign(1 << 14, 0);
+void Work::check() const {
+  if (stopped.load(std::memory_order_relaxed)) fail("Training was stopped.");
 }
 
-void WordCounts::grow() {
-  table.assign(table.size() * 2, 0);
-  const uint64_t mask = table.size() - 1;
-  for (size_t i = 0; i < entries.size(); i++) {
-    uint64_t at = entries[i].hash & mask;
-    while (table[at]) at = (at + 1) & mask;
-    table[at] = uint32_t(i + 1);
+// A third of the memory for tables that are counted in, since they double as they grow; all of it for learning afterwards.
+Trainer::Trainer(Cut cut, Pattern pattern, uint64_t memory, std::string folder, const uint8_t* table, size_t size)
+    : cut(cut), pattern(pattern), memory(memory), counter(memory / 3, std::move(folder)) {
+  if (cut == Cut::bert) bert.read(table, size);
+}
+
+namespace {
+
+/** Parts of documents that are cut on their own. */
+std::vector<Span> parts_of(const uint8_t* text, const double* ends, size_t documents, size_t size) {
+  std::vector<Span> spans;
+  size_t begin = 0;
+  for (size_t d = 0; d < documents; d++) {
+    const uint8_t* p = text + begin;
+    const uint8_t* const end = text + size_t(ends[d]);
+    while (p < end) {
+      const uint8_t* stop = end;
+      if (size_t(end - p) > 2 * size)
+        for (stop = p + size; stop < end && *stop != ' ' && *stop != '\n';) stop++;
+      spans.push_back({p, stop, end, d});
+      p = stop;
+    }
+    begin = size_t(ends[d]);
   }
+  return spans;
 }
 
-void WordCounts::add(const uint8_t* word, size_t n, uint64_t count) {
-  const uint64_t hash = hash_bytes(word, n);
-  const uint64_t mask = table.size() - 1;
-  uint64_t at = hash & mask;
-  for (; table[at]; at = (at + 1) & mask) {
-    Entry& entry = entries[table[at] - 1];
-    if (entry.hash == hash && entry.length == n && std::memcmp(arena.data() + entry.begin, word, n) == 0) {
-      entry.count += count;
-      return;
+constexpr uint8_t kSpaceMark[3] = {0xe2, 0x96, 0x81};
+
+/** Words of lines from a place where a line, or a word after a space, begins. */
+template <class Word>
+void metaspace_words(const uint8_t* p, const uint8_t* end, std::vector<uint8_t>& buffer, Word&& word) {
+  while (p < end) {
+    if (*p == '\n') {
+      p++;
+      continue;
+    }
+    // The mark is put in front, unless the text has it there.
+    buffer.assign(kSpaceMark, kSpaceMark + 3);
+    size_t characters = 1;
+    if (*p == ' ')
+      p++;
+    else if (end - p >= 3 && std::memcmp(p, kSpaceMark, 3) == 0)
+      p += 3;
+    for (;;) {
+      const bool ends = p == end || *p == ' ' || *p == '\n' || (*p == kSpaceMark[0] && end - p >= 3 && std::memcmp(p, kSpaceMark, 3) == 0);
+      if (ends || characters == kLongestWord) {
+        word();
+        buffer.clear();
+        characters = 0;
+        if (ends) break;
+      }
+      const size_t width = width_of(*p);
+      buffer.insert(buffer.end(), p, p + width);
+      p += width;
+      characters++;
     }
   }
-  if (n > 0xffffffffu) fail("A piece of ", n, " bytes is too long.");
-  if (entries.size() >= 0xfffffffeu) fail("There are more than four billion different words.");
-  entries.push_back({arena.size(), hash, count, uint32_t(n)});
-  arena.insert(arena.end(), word, word + n);
-  table[at] = uint32_t(entries.size());
-  if (entries.size() * 2 > table.size()) grow();
 }
 
-WordCounts& BpeTrainer::main() {
-  if (counts.empty()) counts.push_back(std::make_unique<WordCounts>());
-  return *counts.front();
-}
+}  // namespace
 
-void BpeTrainer::count(const uint8_t* text, const double* ends, size_t documents, int threads) {
+void Trainer::count(const uint8_t* text, const double* ends, size_t documents, int threads) {
   if (!classes_set()) fail("The table of character classes is not set.");
-  const std::vector<Span> spans = spans_of(text, ends, documents, pattern, 256 << 10);
+  const size_t size = 256 << 10;
+  const std::vector<Span> spans = cut == Cut::pattern ? spans_of(text, ends, documents, pattern, size) : parts_of(text, ends, documents, size);
   const int used = std::max(1, std::min<int>(threads, int(std::min<size_t>(spans.size(), 256))));
-  main();
-  while (counts.size() < size_t(used)) counts.push_back(std::make_unique<WordCounts>());
+  counter.prepare(used);
   run_on_threads(spans.size(), used, [&](size_t i, int thread) {
-    WordCounts& mine = *counts[size_t(thread)];
+    WordCounts& mine = counter.of(thread);
     const Span& span = spans[i];
+    thread_local std::vector<uint8_t> buffer;
+    const auto add = [&] { mine.add(buffer.data(), buffer.size(), 1); };
+    if (cut == Cut::metaspace) return metaspace_words(span.begin, span.stop, buffer, add);
+    if (cut == Cut::bert) return bert.words(span.begin, span.stop, buffer, add);
     with_pattern(pattern, [&]<Pattern P>() {
       for (const uint8_t* p = span.begin; p < span.stop;) {
         const uint8_t* q = next_piece<P>(p, span.end);
@@ -140,53 +168,74 @@ void BpeTrainer::count(const uint8_t* text, const double* ends, size_t documents
       }
     });
   });
+  counter.settle();
 }
 
-/** All threads' counts into the first ones. */
-void BpeTrainer::gather() {
-  WordCounts& all = main();
-  for (size_t i = 1; i < counts.size(); i++) {
-    for (const WordCounts::Entry& entry : counts[i]->entries) all.add(counts[i]->arena.data() + entry.begin, entry.length, entry.count);
-    counts[i].reset();
+void Trainer::count_words(const uint8_t* text, const double* ends, const double* counts, size_t words) {
+  counter.prepare(1);
+  size_t begin = 0;
+  for (size_t w = 0; w < words; w++) {
+    counter.words().add(text + begin, size_t(ends[w]) - begin, uint64_t(counts[w]));
+    begin = size_t(ends[w]);
   }
-  counts.resize(1);
+  counter.settle();
 }
 
-std::vector<LearntMerge> BpeTrainer::learn(Plan& plan) {
-  gather();
-  WordCounts& words = main();
+Gathered Trainer::gather() { return gathered = counter.gather(memory); }
+
+std::vector<CharacterCount> Trainer::characters() {
+  CodePointMap places;
+  std::vector<CharacterCount> found;
+  for (const WordCounts::Entry& entry : words().entries) {
+    const uint8_t* const begin = words().arena.data() + entry.begin;
+    const uint8_t* const end = begin + entry.length;
+    for (const uint8_t* p = begin; p < end;) {
+      const bool first = p == begin;
+      const uint32_t point = next_point(p);
+      uint32_t place = places.get(point);
+      if (place == kNone) {
+        place = uint32_t(found.size());
+        places.set(point, place);
+        found.push_back({point, 0, 0});
+      }
+      found[place].count += entry.count;
+      if (!first) found[place].inner += entry.count;
+    }
+  }
+  std::sort(found.begin(), found.end(), [](const CharacterCount& a, const CharacterCount& b) { return a.point < b.point; });
+  return found;
+}
+
+std::vector<LearntMerge> Trainer::learn(Plan& plan) {
   // All words in one array, each a run [start, start + length) of symbols that shrinks in place as pairs merge.
-  const size_t word_count = words.size();
+  const size_t word_count = words().size();
   std::vector<uint64_t> starts(word_count);
   std::vector<uint32_t> lengths(word_count);
   std::vector<int64_t> frequency(word_count);
-  std::vector<uint32_t> symbols(words.arena.size());
+  std::vector<uint32_t> symbols;
+  symbols.reserve(words().arena.size());
   for (size_t w = 0; w < word_count; w++) {
-    const WordCounts::Entry& entry = words.entries[w];
-    starts[w] = entry.begin;
-    lengths[w] = entry.length;
+    const WordCounts::Entry& entry = words().entries[w];
+    const uint8_t* p = words().arena.data() + entry.begin;
+    const uint8_t* const end = p + entry.length;
+    starts[w] = symbols.size();
     frequency[w] = int64_t(entry.count);
+    if (plan.byte_ids) {
+      while (p < end) symbols.push_back(plan.byte_ids[*p++]);
+    } else {
+      for (bool first = true; p < end; first = false) {
+        const uint32_t point = next_point(p);
+        const uint32_t id = (first ? plan.first : plan.inner).get(point);
+        if (id != kNone) symbols.push_back(id);
+      }
+    }
+    lengths[w] = uint32_t(symbols.size() - starts[w]);
   }
-  for (size_t i = 0; i < symbols.size(); i++) symbols[i] = plan.byte_ids[words.arena[i]];
-  words.clear();
+  words().clear();
   return merge_pairs(std::move(symbols), starts, std::move(lengths), frequency, plan);
 }
 
-std::vector<LearntMerge> BpeTrainer::learn_symbols(const uint32_t* symbols, const double* ends, const double* counts, size_t words, Plan& plan) {
-  std::vector<uint64_t> starts(words);
-  std::vector<uint32_t> lengths(words);
-  std::vector<int64_t> frequency(words);
-  uint64_t begin = 0;
-  for (size_t w = 0; w < words; w++) {
-    starts[w] = begin;
-    lengths[w] = uint32_t(uint64_t(ends[w]) - begin);
-    frequency[w] = int64_t(counts[w]);
-    begin = uint64_t(ends[w]);
-  }
-  return merge_pairs(std::vector<uint32_t>(symbols, symbols + begin), starts, std::move(lengths), frequency, plan);
-}
-
-std::vector<LearntMerge> BpeTrainer::merge_pairs(std::vector<uint32_t> symbols, const std::vector<uint64_t>& starts,
+std::vector<LearntMerge> Trainer::merge_pairs(std::vector<uint32_t> symbols, const std::vector<uint64_t>& starts,
                                                  std::vector<uint32_t> lengths, const std::vector<int64_t>& frequency, Plan& plan) {
   const size_t word_count = starts.size();
   std::vector<std::string>& tokens = plan.tokens;
@@ -272,7 +321,8 @@ std::vector<LearntMerge> BpeTrainer::merge_pairs(std::vector<uint32_t> symbols, 
     const uint32_t id = found->second;
     if (is_new) tokens.push_back(std::move(made));
     merges.push_back({top.left, top.right, id});
-    learnt.store(merges.size(), std::memory_order_relaxed);
+    work.learnt.store(merges.size(), std::memory_order_relaxed);
+    work.check();
 
     // `gain` may move the lists.
     const std::vector<uint32_t> in = std::move(lists[top.list]);

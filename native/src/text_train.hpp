@@ -1,5 +1,5 @@
-// Learning byte-pair merges: counting words on many threads, then merging with incremental pair counts. The rules, ties included, are those
-// of src/tokenizers/bpe-train.ts, which is the oracle.
+// Training of tokenizers: words cut and counted on many threads, then byte-pair merges with incremental pair counts. The rules, ties
+// included, are those of src/tokenizers/bpe-train.ts and train-kinds.ts, which are the oracle. Unigram is in text_train_unigram.hpp.
 #pragma once
 
 #include <atomic>
@@ -9,51 +9,67 @@
 #include <string>
 #include <vector>
 
+#include "text_bert.hpp"
+#include "text_points.hpp"
 #include "text_scan.hpp"
+#include "text_words.hpp"
 
 namespace howdah::text {
 
-/** How often each word occurs. Holds each distinct word once; texts themselves are not kept. */
-class WordCounts {
- public:
-  WordCounts();
-  void add(const uint8_t* word, size_t n, uint64_t count);
-  size_t size() const { return entries.size(); }
-  uint64_t bytes() const { return arena.size(); }
+/** How texts become words. */
+enum class Cut : int {
+  /** By a splitting expression. */
+  pattern = 0,
+  /** By SentencePiece: lines, cut before each space, which becomes U+2581; one stands in front of each line. */
+  metaspace = 1,
+  /** By BERT's table. */
+  bert = 2
+};
+/** SentencePiece's words end here at the latest, in characters: nothing is learnt of words longer than a page, and they cost time. */
+constexpr size_t kLongestWord = 4096;
 
-  struct Entry {
-    uint64_t begin;
-    uint64_t hash;
-    uint64_t count;
-    uint32_t length;
-  };
-  std::vector<Entry> entries;
-  std::vector<uint8_t> arena;
-  void clear();
-
- private:
-  void grow();
-  std::vector<uint32_t> table;  // index + 1 of an entry; 0: empty
+/** How often a character occurs, and how often elsewhere than at the beginning of a word. */
+struct CharacterCount {
+  uint32_t point;
+  uint64_t count, inner;
 };
 
 struct LearntMerge {
   uint32_t left, right, id;
 };
 
-class BpeTrainer {
+/** What long work shows of itself, and how it is told to stop. */
+struct Work {
+  /** Merges learnt, or pieces left. */
+  std::atomic<uint64_t> learnt{0};
+  std::atomic<bool> stopped{false};
+  void check() const;
+};
+
+class Trainer {
  public:
-  explicit BpeTrainer(Pattern pattern) : pattern(pattern) {}
+  /** @param table for Cut::bert */
+  Trainer(Cut cut, Pattern pattern, uint64_t memory, std::string folder, const uint8_t* table, size_t size);
 
   /** Counts the words of documents that end at `ends`. Well-formed UTF-8. Not from two threads at once. */
   void count(const uint8_t* text, const double* ends, size_t documents, int threads);
-  /** Adds one counted word (cut by someone else). */
-  void add_word(const uint8_t* word, size_t n, uint64_t count) { main().add(word, n, count); }
+  /** Counts words that someone else cut. */
+  void count_words(const uint8_t* text, const double* ends, const double* counts, size_t words);
+
+  /** Ends the counting. */
+  Gathered gather();
+  /** Of the words that are kept, in the order of code points. */
+  std::vector<CharacterCount> characters();
+  WordCounts& words() { return counter.words(); }
+  double least() const { return gathered.least; }
 
   struct Plan {
     /** Strings of the ids that exist before the first merge, as the vocabulary spells them. */
     std::vector<std::string> tokens;
-    /** byte -> its id */
-    const uint32_t* byte_ids;
+    /** byte -> its id; or none, where words are characters */
+    const uint32_t* byte_ids = nullptr;
+    /** Characters -> their ids at the beginning of a word and elsewhere; those that are none are left out. */
+    CodePointMap first, inner;
     size_t vocabulary;
     double min_frequency;
     /** What the second part of a merge loses when it is joined to the first: "##" for WordPiece. */
@@ -61,17 +77,16 @@ class BpeTrainer {
   };
   /** The merges in the order they were learnt, and the strings of all ids. A trainer learns once. */
   std::vector<LearntMerge> learn(Plan& plan);
-  /** The same from words that are symbols already: word w is symbols[ends[w - 1] .. ends[w]), and occurs counts[w] times. */
-  std::vector<LearntMerge> learn_symbols(const uint32_t* symbols, const double* ends, const double* counts, size_t words, Plan& plan);
 
-  WordCounts& main();
-  /** For a display: merges learnt so far. */
-  std::atomic<uint64_t> learnt{0};
+  Work work;
 
  private:
+  Cut cut;
   Pattern pattern;
-  std::vector<std::unique_ptr<WordCounts>> counts;
-  void gather();
+  BertTable bert;
+  uint64_t memory;
+  WordCounter counter;
+  Gathered gathered;
   std::vector<LearntMerge> merge_pairs(std::vector<uint32_t> symbols, const std::vector<uint64_t>& starts, std::vector<uint32_t> lengths,
                                        const std::vector<int64_t>& frequency, Plan& plan);
 };

@@ -6,7 +6,8 @@
 namespace howdah::text {
 
 void Trie::build(std::vector<std::pair<std::string_view, uint32_t>> strings) {
-  std::stable_sort(strings.begin(), strings.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  const auto before = [](const auto& a, const auto& b) { return a.first < b.first; };
+  if (!std::is_sorted(strings.begin(), strings.end(), before)) std::stable_sort(strings.begin(), strings.end(), before);
   nodes.assign(1024, Node{});
   nodes[0].parent = 0;  // the root is its own, so that nothing takes its slot
   size_t first_free = 1;

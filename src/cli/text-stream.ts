@@ -6,6 +6,8 @@ import { InputError } from "../tensor/errors.ts";
 
 /** Files longer than this are given in parts of about this many bytes. */
 const PART = 8 << 20;
+/** A part that reaches this size without a line to end it is cut between any two characters. */
+const LONGEST_PART = 64 << 20;
 const EXTENSIONS = new Set([".txt", ".md", ".markdown"]);
 
 /** The text files at `paths`: files as given, of folders those that are text or Markdown, sorted. */
@@ -30,13 +32,12 @@ export async function textFiles(paths: readonly string[]): Promise<{ path: strin
 
 /**
  * The texts of files, one after the other, large files in parts: memory holds one part, whatever the file's size. A part ends after a line
- * feed between a character that is not white space and a letter, where every tokenizer cuts anyway. Line ends become a line feed; a byte
- * order mark is dropped.
+ * feed between a character that is not white space and a letter, where every tokenizer cuts anyway; only in 64 MB without such a place it ends
+ * anywhere. Line ends become a line feed; a byte order mark is dropped.
  * @throws InputError naming a file that is not UTF-8
  */
 export async function* streamTexts(files: readonly { readonly path: string }[]): AsyncGenerator<string> {
   for (const { path } of files) {
-    let held = Buffer.alloc(0);
     let first = true;
     const give = (bytes: Buffer): string => {
       if (!isUtf8(bytes)) throw new InputError(`${path}: not UTF-8 text. Convert it first.`);
@@ -45,25 +46,44 @@ export async function* streamTexts(files: readonly { readonly path: string }[]):
       first = false;
       return whole;
     };
+    let chunks: Buffer[] = [];
+    let held = 0;
+    /** Where to look for a place to cut again. */
+    let enough = PART;
     for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
-      held = Buffer.concat([held, chunk as Buffer]);
-      if (held.length < PART) continue;
-      const cut = lastCut(held);
-      if (cut <= 0) continue;
-      yield give(held.subarray(0, cut));
-      held = held.subarray(cut);
+      chunks.push(chunk as Buffer);
+      held += (chunk as Buffer).length;
+      if (held < enough) continue;
+      const all = Buffer.concat(chunks);
+      const cut = lastCut(all) ?? (held < LONGEST_PART ? undefined : lastCharacter(all));
+      if (cut === undefined) {
+        chunks = [all];
+        enough = held + PART;
+        continue;
+      }
+      yield give(all.subarray(0, cut));
+      chunks = [all.subarray(cut)];
+      held -= cut;
+      enough = PART;
     }
-    if (held.length > 0) yield give(held);
+    if (held > 0) yield give(Buffer.concat(chunks));
   }
 }
 
-const isLetter = (byte: number): boolean => (byte >= 0x41 && byte <= 0x5a) || (byte >= 0x61 && byte <= 0x7a);
+/** Where the last character begins that may be cut short; but not between the two characters of a line end. */
+function lastCharacter(bytes: Buffer): number {
+  let at = bytes.length - 1;
+  while (at > bytes.length - 4 && (bytes[at]! & 0xc0) === 0x80) at--;
+  return bytes[at - 1] === 0x0d ? at - 1 : at;
+}
 
-/** The last place between a line that ends in a visible ASCII character and one that begins with a letter; -1 if there is none. */
-function lastCut(bytes: Buffer): number {
-  for (let at = bytes.lastIndexOf(0x0a, bytes.length - 2); at > 0; at = bytes.lastIndexOf(0x0a, at - 1)) {
-    const before = bytes[at - 1] === 0x0d ? bytes[at - 2]! : bytes[at - 1]!;
-    if (isLetter(bytes[at + 1]!) && before > 0x20 && before < 0x7f) return at + 1;
+/** The last place between a line that ends in a visible character and one that begins with a letter. */
+function lastCut(bytes: Buffer): number | undefined {
+  // What comes at the very end may be cut short.
+  for (let at = bytes.lastIndexOf(0x0a, bytes.length - 5); at > 4; at = bytes.lastIndexOf(0x0a, at - 1)) {
+    const end = bytes[at - 1] === 0x0d ? at - 1 : at;
+    if (/\S$/u.test(bytes.toString("utf8", end - 4, end)) && /^\p{L}/u.test(bytes.toString("utf8", at + 1, at + 5)))
+      return at + 1;
   }
-  return -1;
+  return undefined;
 }

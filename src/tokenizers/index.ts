@@ -13,6 +13,7 @@ export {
 export type { Encoding, EncodingInput } from "./encoding.ts";
 export { FileTokenizer } from "./file-tokenizer.ts";
 export type { ConfiguredToken, TokenizerConfig } from "./folder.ts";
+export type { CountedWords, LearnerOptions } from "./learner.ts";
 export { gpt2File, loadTokenizer, tokenizerFromJson } from "./load.ts";
 export { encodeMany } from "./many.ts";
 export { GPT2_PATTERN } from "./pretokenize.ts";
@@ -22,7 +23,7 @@ export { Llama2cTokenizer } from "./sentencepiece.ts";
 export type { TiktokenEncoding } from "./tiktoken.ts";
 export { tokenizerFromTiktoken } from "./tiktoken.ts";
 export type { TrainingProgress, TrainManyOptions, TrainTokenizerOptions } from "./train.ts";
-export { trainByteLevel, trainByteLevelBpe, WordCounter } from "./train.ts";
+export { trainByteLevel, trainByteLevelBpe } from "./train.ts";
 export type { TokenizerKind, TrainKindOptions } from "./train-kinds.ts";
 export { TRAINABLE, trainTokenizer } from "./train-kinds.ts";
 export type {

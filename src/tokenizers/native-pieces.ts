@@ -297,7 +297,10 @@ const CHANGED = 4;
  * What BERT's normalizer makes of each character, and how its pre-tokenizer takes it: a byte for each of 0x110000 code points, then the
  * changed ones (code point in four bytes, length, UTF-8). Characters whose result depends on their neighbours are `beyond`.
  */
-function bertTable(part: Normalizer & { type: "BertNormalizer" }): { map: Uint8Array; beyond: RegExp | undefined } {
+export function bertTable(part: Normalizer & { type: "BertNormalizer" }): {
+  map: Uint8Array;
+  beyond: RegExp | undefined;
+} {
   const flags = new Uint8Array(0x110000);
   for (const run of PUNCTUATION.split(" ")) {
     const [from, to = from] = run.split("-").map((hex) => Number.parseInt(hex, 16));

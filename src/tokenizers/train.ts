@@ -1,11 +1,9 @@
-import { isUtf8 } from "node:buffer";
-import type { NativeBpeTrainer } from "../engine/backends/native/text.ts";
-import { type BpeModel, initialVocabulary, lastPlaces, trainBpe } from "./bpe-train.ts";
+import { type BpeModel, initialVocabulary, trainBpe } from "./bpe-train.ts";
 import { ByteLevelTokenizer } from "./byte-level.ts";
-import { decodeUtf8, encodeUtf8, wellFormed } from "./bytes.ts";
+import { wellFormed } from "./bytes.ts";
 import type { TokenizerConfig } from "./folder.ts";
-import { nativeText, scannerOf, WHOLE_TEXT } from "./native.ts";
-import { GPT2_PATTERN, type Splitter, splitterOf } from "./pretokenize.ts";
+import { type CountedWords, type Learner, type LearnerOptions, learnerOf, type Texts } from "./learner.ts";
+import { GPT2_PATTERN, splitterOf } from "./pretokenize.ts";
 import { checkTokenizerFile } from "./schema.ts";
 
 export interface TrainTokenizerOptions {
@@ -21,20 +19,6 @@ export interface TrainTokenizerOptions {
   readonly config?: TokenizerConfig;
 }
 
-/** Counts words of texts that arrive in parts; each text is split on its own, so give whole documents or lines. */
-export class WordCounter {
-  readonly counts = new Map<string, number>();
-  private readonly split: Splitter;
-
-  constructor(split: Splitter) {
-    this.split = split;
-  }
-
-  add(text: string): void {
-    this.split(wellFormed(text), (word) => this.counts.set(word, (this.counts.get(word) ?? 0) + 1));
-  }
-}
-
 /**
  * Trains a byte-level BPE tokenizer (Sennrich et al. 2016; bytes as in Radford et al. 2019) in plain TypeScript. The result is what Hugging
  * Face `tokenizers` learns from the same texts, ties included. `trainByteLevel` does the same with the native kernels.
@@ -42,9 +26,10 @@ export class WordCounter {
  */
 export function trainByteLevelBpe(texts: Iterable<string>, options: TrainTokenizerOptions): ByteLevelTokenizer {
   const { specialTokens = [], vocabulary, minFrequency = 0 } = options;
-  const counter = new WordCounter(splitterOf(splitStep(options)));
-  for (const text of texts) counter.add(text);
-  return tokenizerOf(trainBpe(counter.counts, { vocabulary, specialTokens, minFrequency }), options);
+  const counts = new Map<string, number>();
+  const split = splitterOf(splitStep(options));
+  for (const text of texts) split(wellFormed(text), (word) => counts.set(word, (counts.get(word) ?? 0) + 1));
+  return tokenizerOf(trainBpe(counts, { vocabulary, specialTokens, minFrequency }), options);
 }
 
 const BYTE_LEVEL = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true } as const;
@@ -74,112 +59,49 @@ function tokenizerOf({ tokens, merges }: BpeModel, options: TrainTokenizerOption
 }
 
 export interface TrainingProgress {
-  readonly phase: "counting" | "merging";
+  readonly phase: "counting" | "learning";
   /** Bytes of text read, in UTF-8. */
   readonly bytes: number;
-  /** Merges learnt so far. */
-  readonly merges: number;
+  /** Merges learnt so far; for Unigram, pieces left, which become fewer. */
+  readonly learnt: number;
 }
 
-export interface TrainManyOptions extends TrainTokenizerOptions {
-  /** Threads that count words; default HOWDAH_THREADS, or every core. */
-  readonly threads?: number;
+export interface TrainManyOptions extends TrainTokenizerOptions, LearnerOptions {
   /** Called now and then. */
   readonly onProgress?: (progress: TrainingProgress) => void;
+  /** Called when the words are counted. */
+  readonly onCounted?: (words: CountedWords) => void;
 }
-
-/** Texts are counted in groups of about this many bytes. */
-const GROUP_BYTES = 16 << 20;
 
 /**
  * Trains the same tokenizer as `trainByteLevelBpe` from texts that arrive one by one (strings or UTF-8), with the native kernels where they
- * are built. Memory holds each distinct word once with its count, and never more of the text than 16 MB and the longest single text.
+ * are built. Texts may be larger than memory: see `LearnerOptions`.
  * @throws InputError when `vocabulary` has no room for the special tokens and the 256 bytes
  */
-export async function trainByteLevel(
-  texts: Iterable<string | Uint8Array> | AsyncIterable<string | Uint8Array>,
-  options: TrainManyOptions,
-): Promise<ByteLevelTokenizer> {
-  const { specialTokens = [], vocabulary, minFrequency = 0, onProgress, threads = 0, pattern = GPT2_PATTERN } = options;
-  const text = nativeText();
-  const first = initialVocabulary(vocabulary, specialTokens);
-  let bytes = 0;
-  const scanner = scannerOf(pattern);
-  if (text === undefined || scanner === undefined) {
-    const counter = new WordCounter(splitterOf(splitStep(options)));
-    for await (const each of texts) {
-      counter.add(typeof each === "string" ? each : decodeUtf8(each));
-      bytes += byteLength(each);
-      onProgress?.({ phase: "counting", bytes, merges: 0 });
-    }
-    if (text === undefined) {
-      return tokenizerOf(trainBpe(counter.counts, { vocabulary, specialTokens, minFrequency }), options);
-    }
-    const trainer = text.bpeTrainer(WHOLE_TEXT);
-    const words = joined([...counter.counts.keys()].map(encodeUtf8));
-    text.bpeCountWords(trainer, words.bytes, words.ends, Float64Array.from(counter.counts.values()));
-    return learn(trainer);
-  }
-  const trainer = text.bpeTrainer(scanner);
-  let group: Uint8Array[] = [];
-  let size = 0;
-  const count = async (): Promise<void> => {
-    const all = joined(group);
-    group = [];
-    size = 0;
-    await text.bpeCount(trainer, all.bytes, all.ends, threads);
-    bytes += all.bytes.length;
-    onProgress?.({ phase: "counting", bytes, merges: 0 });
-  };
-  for await (const each of texts) {
-    const encoded = typeof each === "string" || !isUtf8(each) ? encodeUtf8(asText(each)) : each;
-    group.push(encoded);
-    size += encoded.length;
-    if (size >= GROUP_BYTES) await count();
-  }
-  if (size > 0) await count();
-  return learn(trainer);
-
-  async function learn(trained: NativeBpeTrainer): Promise<ByteLevelTokenizer> {
-    const spelled = joined(first.tokens.map(encodeUtf8));
-    const timer = setInterval(() => onProgress?.({ phase: "merging", bytes, merges: text!.bpeProgress(trained) }), 500);
-    try {
-      const flat = await text!.bpeLearn(
-        trained,
-        Uint32Array.from(first.byteIds),
-        spelled.bytes,
-        spelled.ends,
-        vocabulary,
-        minFrequency,
-      );
-      const { tokens } = first;
-      const merges = Array.from({ length: flat.length / 3 }, (_, i) => {
-        const [left, right, id] = flat.subarray(3 * i, 3 * i + 3) as unknown as [number, number, number];
-        tokens[id] ??= tokens[left]! + tokens[right]!;
-        return { left, right, id };
-      });
-      return tokenizerOf({ tokens, merges: lastPlaces(merges) }, options);
-    } finally {
-      clearInterval(timer);
-    }
-  }
+export async function trainByteLevel(texts: Texts, options: TrainManyOptions): Promise<ByteLevelTokenizer> {
+  const { specialTokens = [], vocabulary, minFrequency = 0, pattern = GPT2_PATTERN } = options;
+  const { tokens, byteIds } = initialVocabulary(vocabulary, specialTokens);
+  const learner = learnerOf({ kind: "pattern", pattern }, options);
+  await counted(learner, texts, options);
+  const model = await watched(learner, options, () => learner.merges({ tokens, vocabulary, minFrequency, byteIds }));
+  return tokenizerOf(model, options);
 }
 
-const asText = (text: string | Uint8Array): string => (typeof text === "string" ? text : decodeUtf8(text));
-const byteLength = (text: string | Uint8Array): number =>
-  typeof text === "string" ? Buffer.byteLength(text) : text.length;
+type Watch = Pick<TrainManyOptions, "onProgress" | "onCounted">;
 
-/** Arrays one after another, and where each ends. */
-export function joined(parts: readonly Uint8Array[]): { readonly bytes: Uint8Array; readonly ends: Float64Array } {
-  const ends = new Float64Array(parts.length);
-  let at = 0;
-  parts.forEach((part, i) => {
-    at += part.length;
-    ends[i] = at;
-  });
-  const bytes = new Uint8Array(at);
-  parts.forEach((part, i) => {
-    bytes.set(part, ends[i]! - part.length);
-  });
-  return { bytes, ends };
+/** The counting, told to those who asked. */
+export async function counted(learner: Learner, texts: Texts, { onProgress, onCounted }: Watch): Promise<CountedWords> {
+  const words = await learner.count(texts, (bytes) => onProgress?.({ phase: "counting", bytes, learnt: 0 }));
+  onCounted?.(words);
+  return words;
+}
+
+/** The same for the learning. */
+export async function watched<T>(learner: Learner, { onProgress }: Watch, learn: () => Promise<T>): Promise<T> {
+  const timer = setInterval(() => onProgress?.({ phase: "learning", bytes: 0, learnt: learner.progress() }), 500);
+  try {
+    return await learn();
+  } finally {
+    clearInterval(timer);
+  }
 }

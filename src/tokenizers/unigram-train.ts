@@ -6,14 +6,15 @@ export interface UnigramTrainingOptions {
   readonly pieces: number;
   /** Characters that must be pieces: those the text is allowed to have. */
   readonly alphabet: ReadonlySet<string>;
-  /** In characters. Default 16. */
-  readonly longest?: number;
-  /** Pieces the first model has at most. Default 1,000,000. */
-  readonly seeds?: number;
-  /** Part of the pieces that survives each pruning. Default 0.75. */
-  readonly shrink?: number;
   readonly onRound?: (pieces: number) => void;
 }
+
+/** Of a piece, in characters. */
+export const LONGEST_PIECE = 16;
+/** Pieces the first model has at most. */
+export const MOST_SEEDS = 1_000_000;
+/** Part of the pieces that survives each pruning. */
+export const SHRINK = 0.75;
 
 export interface UnigramVocabulary {
   /** Best first. */
@@ -32,13 +33,8 @@ export async function trainUnigram(
   words: ReadonlyMap<string, number>,
   options: UnigramTrainingOptions,
 ): Promise<UnigramVocabulary> {
-  const { pieces: wanted, alphabet, longest = 16, seeds = 1_000_000, shrink = 0.75, onRound } = options;
-  if (alphabet.size > wanted) {
-    throw new InputError(
-      `vocabulary: ${wanted} pieces have no room for the ${alphabet.size} characters of the text. ` +
-        "Ask for more, or for less coverage of characters.",
-    );
-  }
+  const { pieces: wanted, alphabet, onRound } = options;
+  checkRoom(wanted, alphabet.size);
   // A character outside of the alphabet ends a piece: words are cut there.
   const parts = new Map<string, number>();
   for (const [word, count] of words) {
@@ -56,7 +52,7 @@ export async function trainUnigram(
     }
     add();
   }
-  let model = seed(parts, alphabet, longest, seeds);
+  let model = seed(parts, alphabet);
   const desired = Math.max(Math.floor(wanted * 1.1), alphabet.size);
   for (;;) {
     for (let round = 0; round < 2; round++) model = maximise(model, expect(model, parts), alphabet);
@@ -65,10 +61,19 @@ export async function trainUnigram(
     await new Promise((resolve) => setImmediate(resolve));
     if (model.pieces.length <= desired) break;
     const before = model.pieces.length;
-    model = prune(model, parts, alphabet, Math.max(desired, Math.floor(shrink * before)));
+    model = prune(model, parts, alphabet, Math.max(desired, Math.floor(SHRINK * before)));
     if (model.pieces.length === before) break;
   }
   return finish(model, alphabet, wanted);
+}
+
+/** @throws InputError when there is no room for the alphabet */
+export function checkRoom(pieces: number, alphabet: number): void {
+  if (alphabet <= pieces) return;
+  throw new InputError(
+    `vocabulary: ${pieces} pieces have no room for the ${alphabet} characters of the text. ` +
+      "Ask for more, or for less coverage of characters.",
+  );
 }
 
 interface Model {
@@ -77,12 +82,12 @@ interface Model {
 }
 
 /** Substrings seen twice or more, level by level: one can only be frequent if what it is made of is. */
-function seed(words: ReadonlyMap<string, number>, alphabet: ReadonlySet<string>, longest: number, most: number): Model {
+function seed(words: ReadonlyMap<string, number>, alphabet: ReadonlySet<string>): Model {
   const single = new Map<string, number>([...alphabet].map((character) => [character, 0]));
   for (const [word, count] of words) for (const c of word) single.set(c, single.get(c)! + count);
   const found: [string, number][] = [];
   let previous: ReadonlyMap<string, number> = single;
-  for (let length = 2; length <= longest; length++) {
+  for (let length = 2; length <= LONGEST_PIECE; length++) {
     const level = new Map<string, number>();
     for (const [word, count] of words) {
       /** Adds the substring of `length` characters from `start` to `end` whose last one begins at `last`. */
@@ -106,13 +111,25 @@ function seed(words: ReadonlyMap<string, number>, alphabet: ReadonlySet<string>,
     if (level.size === 0) break;
     previous = level;
   }
-  found.sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
-  const kept: [string, number][] = [...single, ...found.slice(0, Math.max(0, most - single.size))];
+  found.sort((a, b) => b[1] - a[1] || byPoints(a[0], b[0]));
+  const kept: [string, number][] = [...single, ...found.slice(0, Math.max(0, MOST_SEEDS - single.size))];
   const total = Math.log(kept.reduce((sum, [, score]) => sum + Math.max(score, 1), 0));
   return {
     pieces: kept.map(([text]) => text),
     scores: Float64Array.from(kept, ([, score]) => Math.log(Math.max(score, 1)) - total),
   };
+}
+
+/** In the order of code points, which is that of UTF-8: surrogates come last. */
+function byPoints(a: string, b: string): number {
+  const place = (unit: number): number => (unit < 0xd800 ? unit : unit < 0xe000 ? unit + 0x2000 : unit - 0x800);
+  const n = Math.min(a.length, b.length);
+  for (let i = 0; i < n; i++) {
+    const x = a.charCodeAt(i);
+    const y = b.charCodeAt(i);
+    if (x !== y) return place(x) - place(y);
+  }
+  return a.length - b.length;
 }
 
 const trieOf = ({ pieces }: Model): UnitTrie => {
@@ -313,7 +330,7 @@ function prune(model: Model, words: ReadonlyMap<string, number>, alphabet: Reado
 function finish(model: Model, alphabet: ReadonlySet<string>, wanted: number): UnigramVocabulary {
   const entries = model.pieces.map((piece, id) => ({ piece, score: model.scores[id]! }));
   const better = (a: { piece: string; score: number }, b: { piece: string; score: number }): number =>
-    b.score - a.score || (a.piece < b.piece ? -1 : 1);
+    b.score - a.score || byPoints(a.piece, b.piece);
   const characters = entries.filter(({ piece }) => alphabet.has(piece));
   const others = entries.filter(({ piece }) => !alphabet.has(piece)).sort(better);
   const all = [...characters, ...others.slice(0, Math.max(0, wanted - characters.length))].sort(better);

@@ -21,8 +21,8 @@ export const tokenizerTrain = defineCommand({
   name: "tokenizer train",
   summary: "learn a vocabulary from text",
   description:
-    "Learns a vocabulary and writes tokenizer.json as Hugging Face tokenizers reads it. The text is streamed, so that it may be larger than memory; " +
-    "what is kept are the distinct words and their counts.",
+    "Learns a vocabulary and writes tokenizer.json as Hugging Face tokenizers reads it. The text may be larger than memory: it is streamed, " +
+    "and its words are counted on disk where they do not fit into --memory. If they are too many to learn from, a sample of the rarer ones stands for all.",
   options: z.object({
     text: z.array(z.string()).min(1).describe("text or Markdown files, or folders of them"),
     output: z.string().describe("the folder to write").meta({ value: "DIR", short: "o" }),
@@ -47,6 +47,12 @@ export const tokenizerTrain = defineCommand({
       .optional()
       .describe("part of the text's characters with a token of their own (not bpe)"),
     byteFallback: z.boolean().optional().describe("bytes for characters without a token (sentencepiece, unigram)"),
+    memory: z
+      .number()
+      .min(1)
+      .default(2048)
+      .describe("memory for counting words and learning, about")
+      .meta({ value: "MB" }),
     chat: z.boolean().default(false).describe("add the special tokens and the template of howdah's chat models"),
   }),
   positional: ["text"],
@@ -55,7 +61,8 @@ export const tokenizerTrain = defineCommand({
     ["howdah tokenizer train notes/ -o my-tokenizer --vocabulary 8192 --chat", "a larger one, for chat, from a folder"],
     ["howdah tokenizer train corpus/ -o t5 --kind unigram --vocabulary 32000", "a Unigram vocabulary, as T5 has it"],
   ],
-  async run({ text, output, kind, vocabulary, minFrequency, special, coverage, byteFallback, chat }, { print }) {
+  async run(options, { print, signal }) {
+    const { text, output, kind, vocabulary, minFrequency, special, coverage, byteFallback, memory, chat } = options;
     const [{ streamTexts, textFiles }, tokenizers] = await Promise.all([
       import("../text-stream.ts"),
       import("../../tokenizers/index.ts"),
@@ -72,7 +79,15 @@ export const tokenizerTrain = defineCommand({
       ...(coverage === undefined ? {} : { coverage }),
       ...(byteFallback === undefined ? {} : { byteFallback }),
       ...(chat ? { config: tokenizers.CHAT_TOKENIZER_CONFIG } : {}),
-      onProgress({ phase, bytes, merges }) {
+      memory: memory * 2 ** 20,
+      signal,
+      onCounted({ distinct, kept, spilled }) {
+        const disk = spilled === 0 ? "" : `, counted with ${(spilled / 1e6).toFixed(0)} MB on disk`;
+        if (kept < distinct)
+          print(`${distinct} distinct words${disk}: ${kept} of them stand for all (more with --memory)`);
+        else if (disk !== "") print(`${distinct} distinct words${disk}`);
+      },
+      onProgress({ phase, bytes, learnt }) {
         if (performance.now() - said < 2000) return;
         said = performance.now();
         const seconds = (said - start) / 1000;
@@ -80,7 +95,13 @@ export const tokenizerTrain = defineCommand({
           const left = bytes === 0 ? "" : `, ${formatSeconds((seconds * (total - bytes)) / bytes)} left`;
           print(`counting words: ${(bytes / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB${left}`);
         } else {
-          print(kind === "unigram" ? `pruning: ${merges} pieces` : `merging: ${merges} merges`);
+          print(
+            kind !== "unigram"
+              ? `merging: ${learnt} merges`
+              : learnt > 0
+                ? `pruning: ${learnt} pieces`
+                : "finding pieces",
+          );
         }
       },
     });
@@ -89,6 +110,7 @@ export const tokenizerTrain = defineCommand({
     let bytes = 0;
     let tokens = 0;
     for await (const part of streamTexts(files)) {
+      signal.throwIfAborted();
       bytes += Buffer.byteLength(part);
       const [ids] = await tokenizers.encodeMany(tokenizer, [part], { addSpecialTokens: false });
       tokens += ids!.length;

@@ -4,7 +4,7 @@ import { loadAddon } from "./addon.ts";
 /** A compiled tokenizer, or a trainer, of the addon; released with the object. */
 export type NativeBpe = { readonly kind: "bpe" };
 export type NativePieces = { readonly kind: "pieces" };
-export type NativeBpeTrainer = { readonly kind: "trainer" };
+export type NativeTrainer = { readonly kind: "trainer" };
 
 /**
  * What the addon does for tokenizers (native/src/addon_text.cpp). Texts are well-formed UTF-8; several documents lie one after another in
@@ -52,31 +52,47 @@ export interface NativeText {
     ends: Float64Array,
     threads: number,
   ): Promise<Uint32Array<ArrayBuffer>[]>;
-  bpeTrainer(pattern: number): NativeBpeTrainer;
+  /**
+   * @param cut 0: by a splitting expression (`pattern`), 1: as SentencePiece, 2: as BERT (`table`)
+   * @param memory bytes that counting and learning may take
+   * @param folder path in UTF-8, of where words go that do not fit
+   */
+  trainer(cut: number, pattern: number, memory: number, folder: Uint8Array, table: Uint8Array): NativeTrainer;
   /** One call at a time for each trainer. */
-  bpeCount(trainer: NativeBpeTrainer, bytes: Uint8Array, ends: Float64Array, threads: number): Promise<void>;
-  bpeCountWords(trainer: NativeBpeTrainer, bytes: Uint8Array, ends: Float64Array, counts: Float64Array): void;
-  /** left, right, id of each merge in the order they were learnt. Once for each trainer. */
-  bpeLearn(
-    trainer: NativeBpeTrainer,
-    byteIds: Uint32Array,
-    tokenBytes: Uint8Array,
-    tokenEnds: Float64Array,
-    vocabulary: number,
-    minFrequency: number,
-  ): Promise<Uint32Array>;
-  /** The same from words that are symbols already, with the counts of each; `limits` is vocabulary and minFrequency. */
-  bpeLearnSymbols(
-    trainer: NativeBpeTrainer,
-    symbols: Uint32Array,
-    ends: Float64Array,
-    counts: Float64Array,
-    tokenBytes: Uint8Array,
-    tokenEnds: Float64Array,
+  trainerCount(trainer: NativeTrainer, bytes: Uint8Array, ends: Float64Array, threads: number): Promise<void>;
+  /** Words that were cut already. */
+  trainerCountWords(trainer: NativeTrainer, bytes: Uint8Array, ends: Float64Array, counts: Float64Array): Promise<void>;
+  /** Ends the counting: what was found, and the characters of the words that are kept. */
+  trainerGather(trainer: NativeTrainer): Promise<{
+    readonly distinct: number;
+    readonly kept: number;
+    readonly spilled: number;
+    readonly points: Uint32Array;
+    readonly counts: Float64Array;
+    readonly inner: Float64Array;
+  }>;
+  /**
+   * left, right, id of each merge in the order they were learnt. `limits` is vocabulary and minFrequency; `symbols` 256 ids of bytes, or for each
+   * character its code point, its id at the beginning of a word and its id elsewhere (2^32 - 1: none).
+   */
+  trainerMerges(
+    trainer: NativeTrainer,
     limits: Float64Array,
     prefix: Uint8Array,
+    tokenBytes: Uint8Array,
+    tokenEnds: Float64Array,
+    symbols: Uint32Array,
   ): Promise<Uint32Array>;
-  bpeProgress(trainer: NativeBpeTrainer): number;
+  /** `alphabet` in the order of code points; `settings`: pieces, the longest one in characters, seeds, the part that survives a pruning. */
+  trainerUnigram(
+    trainer: NativeTrainer,
+    alphabet: Uint32Array,
+    settings: Float64Array,
+    threads: number,
+  ): Promise<{ readonly bytes: Uint8Array; readonly ends: Float64Array; readonly scores: Float64Array }>;
+  trainerProgress(trainer: NativeTrainer): number;
+  /** Learning under way ends soon, with an error. */
+  trainerStop(trainer: NativeTrainer): void;
 }
 
 let prepared: NativeText | undefined;
