@@ -182,6 +182,11 @@ test("a full disk ends the job with its name; with room made, the same command g
     const filler = join(disk.folder, "filler");
     const out = join(disk.folder, "out");
     const stages = new Set<string>();
+    // Not even room for the job's lock.
+    expect(() => writeFileSync(filler, new Uint8Array(13 * 2 ** 20))).toThrow(/ENOSPC/);
+    const none = await runCliProcess(["data", "build", recipe, "--out", out, "--workers", "1"]);
+    expect(none.result).toMatchObject({ error: { code: "disk" } });
+    rmSync(filler);
     // Less room at first, so that the disk fills up in one stage after the other. What is asked for at the start is there all the same.
     for (const free of [1, 1.53, 2.2, 3.3]) {
       writeFileSync(filler, new Uint8Array((12 - free) * 2 ** 20));

@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { requireSpace, writeFileAtomic } from "../../runs/atomic.ts";
+import { explainWrite, requireSpace, writeFileAtomic } from "../../runs/atomic.ts";
 import { acquireLock } from "../../runs/lock.ts";
 import { HowdahError, InputError } from "../../tensor/errors.ts";
 import { loadTokenizer } from "../../tokenizers/load.ts";
@@ -83,12 +83,16 @@ const writeDone = (path: string, key: string, result: unknown) =>
  */
 export async function buildCorpus(recipe: DataRecipe, options: BuildOptions): Promise<BuildResult> {
   const { out } = recipe;
-  mkdirSync(out, { recursive: true });
-  const lock = acquireLock(join(out, "build.lock"), `The corpus ${out}`);
   try {
-    return await new Build(recipe, options).run();
-  } finally {
-    lock.release();
+    mkdirSync(out, { recursive: true });
+    const lock = acquireLock(join(out, "build.lock"), `The corpus ${out}`);
+    try {
+      return await new Build(recipe, options).run();
+    } finally {
+      lock.release();
+    }
+  } catch (error) {
+    throw explainWrite(error, out, "What was finished before is kept; make room and run the same command again.");
   }
 }
 

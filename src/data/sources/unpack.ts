@@ -20,7 +20,7 @@ export class Budget {
     if (this.out > 2 ** 24 && this.out > this.in * ratio) {
       throw new ReadError(
         "bomb",
-        `It grows more than ${ratio} times when unpacked. If that is right, raise the limit "ratio".`,
+        `It grows more than ${ratio} times when unpacked. If that is right, unpack it before.`,
       );
     }
     if (this.out > unpacked)
