@@ -1,4 +1,14 @@
-import { linkSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  linkSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname } from "node:os";
 import { HowdahError } from "../tensor/errors.ts";
 import { codeOf, isAlive } from "./atomic.ts";
@@ -54,6 +64,19 @@ function isLive(path: string, { holder, age }: { holder: Holder | undefined; age
   return holder.pid === process.pid ? held.has(path) : isAlive(holder.pid);
 }
 
+/** On a full disk a file can be made and not written: such a half lock is taken away again. */
+function createLock(path: string, text: string): void {
+  const file = openSync(path, "wx");
+  try {
+    writeFileSync(file, text);
+  } catch (error) {
+    rmSync(path, { force: true });
+    throw error;
+  } finally {
+    closeSync(file);
+  }
+}
+
 /** Locks of this process, for systems that do not say when a process began. */
 const held = new Set<string>();
 
@@ -72,7 +95,7 @@ export function acquireLock(path: string, what: string): { release(): void } {
   const text = JSON.stringify({ pid: process.pid, host: hostname(), began: beganAt(process.pid) } satisfies Holder);
   for (let tries = 0; ; tries++) {
     try {
-      writeFileSync(path, text, { flag: "wx" });
+      createLock(path, text);
       break;
     } catch (error) {
       if (codeOf(error) !== "EEXIST") throw error;
