@@ -39,15 +39,22 @@ export const bert = defineCommand({
           ...variants.map((variant) => pythonPeer("PyTorch", "bert", variant)),
           ...(onnx ? [pythonPeer("onnxruntime", "bert_onnx", "f32")] : []),
         ];
-    const folder = await mkdtemp(join(tmpdir(), "howdah-bench-"));
-    try {
-      const work = await bertWork(folder);
-      return await runContest("bert", [work], { ours: ours("bert", precision), peers }, { rounds, seconds }, context);
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+    const sides = { ours: ours("bert", precision), peers };
+    return await withBertWork((work) => runContest("bert", [work], sides, { rounds, seconds }, context));
   },
 });
+
+type BertWork = Work & { readonly parameters: BertParameters };
+
+/** Calls `body` with the work; the files that it names are gone afterwards. */
+export async function withBertWork<T>(body: (work: BertWork) => T | Promise<T>): Promise<T> {
+  const folder = await mkdtemp(join(tmpdir(), "howdah-bench-"));
+  try {
+    return await body(await bertWork(folder));
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
 
 /** Whether the first pooled vectors are the same, relative to the largest number. */
 function check(ours: Outcome, peer: Outcome): void {
@@ -62,7 +69,7 @@ function check(ours: Outcome, peer: Outcome): void {
 }
 
 /** The work with the weights and tokens that all sides start from, as files in `folder`. */
-async function bertWork(folder: string): Promise<Work> {
+async function bertWork(folder: string): Promise<BertWork> {
   const backend = loadNativeBackend();
   if ("missing" in backend) throw new BackendError(backend.missing);
   useBackend(backend);

@@ -9,12 +9,14 @@ import { randomKey } from "../../src/tensor/ops/random.ts";
 import type { Precision } from "../../src/tensor/runtime.ts";
 import { configOf, trainer } from "../step.ts";
 import { chooseWorks } from "../suite.ts";
+import { prepare as prepareBert } from "../workers/bert.ts";
 import { prepare as prepareResNet } from "../workers/resnet.ts";
 import { batches, gptWorks } from "../works.ts";
+import { withBertWork } from "./bert.ts";
 import { withResNetWork } from "./resnet.ts";
 
 const options = z.object({
-  work: z.string().describe(`one of ${[...gptWorks.map((w) => w.name), "resnet-20"].join(", ")}`),
+  work: z.string().describe(`one of ${[...gptWorks.map((w) => w.name), "resnet-20", "bert-base"].join(", ")}`),
   precision: z.enum(["auto", "f32", "bf16"]).default("auto").describe("of the matmuls"),
   steps: z.number().int().min(1).default(5).describe("steps to profile"),
   by: z.enum(["op", "shape", "scope"]).default("shape").describe("what makes a kind of kernel"),
@@ -58,6 +60,11 @@ async function workOf(
     return withResNetWork((work) => {
       useBackend(backend);
       return prepareResNet({ work: work.name, variant: precision, parameters: work.parameters }, backend);
+    });
+  if (name === "bert-base")
+    return withBertWork((work) => {
+      useBackend(backend);
+      return prepareBert({ work: work.name, variant: precision, parameters: work.parameters }, backend);
     });
   const [work, ...more] = chooseWorks(gptWorks, name);
   if (more.length > 0) throw new InputError(`${JSON.stringify(name)} names several works: say one.`);
