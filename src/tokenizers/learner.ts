@@ -234,6 +234,7 @@ const NO_ID = 2 ** 32 - 1;
 class NativeLearner implements Learner {
   private readonly text: NativeText;
   private readonly cut: WordCut;
+  private readonly memory: number;
   private readonly threads: number;
   private readonly signal: AbortSignal | undefined;
   private readonly trainer: NativeTrainer;
@@ -248,6 +249,7 @@ class NativeLearner implements Learner {
   ) {
     this.text = text;
     this.cut = cut;
+    this.memory = memory;
     this.threads = threads;
     this.signal = signal;
     const scanner = cut.kind === "pattern" ? scannerOf(cut.pattern) : WHOLE_TEXT;
@@ -334,7 +336,9 @@ class NativeLearner implements Learner {
   async unigram({ pieces, alphabet }: UnigramPlan): Promise<UnigramVocabulary> {
     checkRoom(pieces, alphabet.length);
     const points = Uint32Array.from(alphabet, (character) => character.codePointAt(0)!);
-    const settings = Float64Array.of(pieces, LONGEST_PIECE, MOST_SEEDS, SHRINK);
+    // The first model's pieces take up to 2 kB each, most of it in the tree they are found by.
+    const seeds = Math.min(MOST_SEEDS, Math.max(8 * pieces, Math.floor(this.memory / 2048)));
+    const settings = Float64Array.of(pieces, LONGEST_PIECE, seeds, SHRINK);
     const { bytes, ends, scores } = await this.stoppable(
       this.text.trainerUnigram(this.trainer, points, settings, this.threads),
     );
