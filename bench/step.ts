@@ -68,7 +68,9 @@ export function trainer(
   let at = 0;
   return {
     async step() {
-      const result = once(state, all[at++ % BATCHES]!, rates);
+      const given = all[at++ % BATCHES]!;
+      await once.prepare(state, given, rates);
+      const result = once(state, given, rates);
       state = result.state;
       const loss = await result.metrics.loss!.item();
       for (const t of Object.values(result.metrics)) t.dispose();

@@ -289,9 +289,8 @@ napi_value js_sync(const Arguments& arguments) {
 
 // --- Programs ------------------------------------------------------------------------------------------------------------------------
 
-/** compile(program as JSON, [constants], bf16) -> handle */
-napi_value js_compile(const Arguments& arguments) {
-  const Json program = Json::parse(arguments.string(0));
+/** A list of typed arrays, copied. */
+std::vector<BlockRef> constants_of(const Arguments& arguments) {
   std::vector<BlockRef> constants;
   uint32_t count = 0;
   check(napi_get_array_length(arguments.env, arguments.values[1], &count));
@@ -303,8 +302,71 @@ napi_value js_compile(const Arguments& arguments) {
     constants.push_back(allocate(bytes));
     if (bytes) std::memcpy(constants.back()->data, data, bytes);
   }
-  return number(arguments.env,
-                environment(arguments.env).executables.add(Executable::compile(program, constants, arguments.boolean(2))));
+  return constants;
+}
+
+/** compile(program as JSON, [constants], bf16) -> handle */
+napi_value js_compile(const Arguments& arguments) {
+  const Json program = Json::parse(arguments.string(0));
+  return number(arguments.env, environment(arguments.env).executables.add(
+                                   Executable::compile(program, constants_of(arguments), arguments.boolean(2))));
+}
+
+/** A program that is being made outside of the JavaScript thread. */
+struct Making {
+  std::string program;
+  std::vector<BlockRef> constants;
+  bool bf16;
+  napi_deferred deferred = nullptr;
+  napi_async_work work = nullptr;
+  std::shared_ptr<Executable> made;
+  std::string message;
+
+  void make() {
+    try {
+      made = Executable::compile(Json::parse(program), constants, bf16);
+    } catch (const std::bad_alloc&) {
+      message = "The native backend ran out of memory.";
+    } catch (const std::exception& error) {
+      message = error.what();
+    } catch (...) {
+      message = "The native backend failed for an unknown reason.";
+    }
+  }
+  /** On the JavaScript thread. */
+  void settle(napi_env env, napi_status status) {
+    napi_delete_async_work(env, work);
+    void* data = nullptr;
+    napi_get_instance_data(env, &data);
+    // Nobody waits any more where the environment is going down.
+    if (status != napi_ok || !data) return;
+    napi_value result = nullptr;
+    if (made) {
+      napi_create_double(env, static_cast<Environment*>(data)->executables.add(std::move(made)), &result);
+      napi_resolve_deferred(env, deferred, result);
+      return;
+    }
+    napi_value text;
+    napi_create_string_utf8(env, message.data(), message.size(), &text);
+    napi_create_error(env, nullptr, text, &result);
+    napi_reject_deferred(env, deferred, result);
+  }
+};
+
+/** compileLater(program as JSON, [constants], bf16): a promise of what compile gives. */
+napi_value js_compile_later(const Arguments& arguments) {
+  napi_env env = arguments.env;
+  environment(env);
+  auto making = std::make_unique<Making>(Making{arguments.string(0), constants_of(arguments), arguments.boolean(2)});
+  check(napi_create_async_work(
+      env, nullptr, text(env, "howdah compile"), [](napi_env, void* data) { static_cast<Making*>(data)->make(); },
+      [](napi_env e, napi_status status, void* data) { std::unique_ptr<Making>(static_cast<Making*>(data))->settle(e, status); },
+      making.get(), &making->work));
+  napi_value result;
+  check(napi_create_promise(env, &making->deferred, &result));
+  check(napi_queue_async_work(env, making->work));
+  making.release();
+  return result;
 }
 
 napi_value js_release_executable(const Arguments& arguments) {
@@ -556,6 +618,7 @@ void initialise(napi_env env, napi_value exports) {
       {"write", guarded<js_write>},
       {"release", guarded<js_release>},     {"download", guarded<js_download>},
       {"sync", guarded<js_sync>},           {"compile", guarded<js_compile>},
+      {"compileLater", guarded<js_compile_later>},
       {"bind", guarded<js_bind>},           {"runBound", guarded<js_run_bound>},
       {"releaseBound", guarded<js_release_bound>},
       {"run", guarded<js_run>},             {"releaseExecutable", guarded<js_release_executable>},

@@ -1,8 +1,9 @@
 import type { HostArray } from "../tensor/dtype.ts";
 import type { Attribute, Graph, Value } from "../tensor/graph.ts";
 import type { Op } from "../tensor/op.ts";
-import { type Capabilities, type LowerOptions, lower } from "./compile.ts";
+import { type Capabilities, type LowerOptions, lowering } from "./compile.ts";
 import type { Program, ProgramStore, StoredProgram } from "./program.ts";
+import { type Sliced, whole } from "./slices.ts";
 
 /** Smaller graphs are lowered faster than a file is read. */
 const WORTH_KEEPING = 48;
@@ -19,23 +20,42 @@ export function lowerThrough(
   backend: Capabilities,
   options: LowerOptions,
 ): Program {
-  if (!store || graph.nodes.length < WORTH_KEEPING) return lower(graph, backend, options);
-  const described = describeGraph(graph, options);
-  const key = store.digest([described.text, ...described.data]);
+  return whole(loweringThrough(store, graph, backend, options));
+}
+
+/** As `lowerThrough`, to be done in slices. */
+export function* loweringThrough(
+  store: ProgramStore | undefined,
+  graph: Graph,
+  backend: Capabilities,
+  options: LowerOptions,
+): Sliced<Program> {
+  if (!store || graph.nodes.length < WORTH_KEEPING) return yield* lowering(graph, backend, options);
+  const described = yield* describing(graph, options);
+  yield;
+  const key = yield* store.digesting([described.text, ...described.data]);
+  yield;
   const found = store.load(key);
   const known = found && withConstants(found, described.data);
   if (known) return known;
-  const program = lower(graph, backend, options);
+  yield;
+  const program = yield* lowering(graph, backend, options);
   const kept = withoutConstants(program, described.data);
   if (kept) store.save(key, kept);
   return program;
 }
 
+interface Description {
+  readonly text: string;
+  readonly data: readonly HostArray[];
+}
+
 /** All that lowering reads of a graph: as text, and the elements of its constants. Scopes too: they are in errors and profiles. */
-export function describeGraph(
-  graph: Graph,
-  options: LowerOptions,
-): { readonly text: string; readonly data: readonly HostArray[] } {
+export function describeGraph(graph: Graph, options: LowerOptions): Description {
+  return whole(describing(graph, options));
+}
+
+function* describing(graph: Graph, options: LowerOptions): Sliced<Description> {
   const { donated = [], matmul, optimize = true, bfloat16 = "held", recompute } = options;
   const data: HostArray[] = [];
   /** Numbers of values, scopes and regions: by order of appearance, so that they do not depend on what was traced before. */
@@ -61,9 +81,10 @@ export function describeGraph(
     // Ops of the house are covered by the store's digest of the code; of any other, this is what can be seen.
     return JSON.stringify([op.name, op.decompose?.toString() ?? null]);
   };
-  const walk = (g: Graph): void => {
+  const walk = function* (g: Graph): Sliced<void> {
     text += `(${g.inputs.map(typed).join(" ")}\n`;
     for (const n of g.nodes) {
+      yield;
       if (!regions.has(n.region)) regions.set(n.region, regions.size);
       let line = opName(n.op);
       for (const v of n.inputs) line += ` ${values.get(v)}`;
@@ -75,11 +96,11 @@ export function describeGraph(
         data.push(n.data);
       }
       text += `${line}\n`;
-      for (const body of n.bodies) walk(body);
+      for (const body of n.bodies) yield* walk(body);
     }
     text += `${g.outputs.map((v) => values.get(v)).join()})\n`;
   };
-  walk(graph);
+  yield* walk(graph);
   return { text, data };
 }
 

@@ -1,14 +1,15 @@
 import type { Attributes, Aval, Graph } from "../tensor/graph.ts";
 import { fuseEpilogues } from "./passes/epilogue.ts";
 import { placeFills } from "./passes/fill.ts";
-import { fuseElementwise } from "./passes/fuse.ts";
+import { fusingElementwise } from "./passes/fuse.ts";
 import { accumulateEmbeddings, mergeLossAndGradient } from "./passes/merge.ts";
-import { narrowToBfloat16 } from "./passes/narrow.ts";
+import { narrowingToBfloat16 } from "./passes/narrow.ts";
 import { fusePacked } from "./passes/packed.ts";
-import { plan } from "./passes/plan.ts";
-import { type RecomputeOptions, recompute } from "./passes/recompute.ts";
-import { simplify } from "./passes/simplify.ts";
+import { planning } from "./passes/plan.ts";
+import { type RecomputeOptions, recomputing } from "./passes/recompute.ts";
+import { simplifying } from "./passes/simplify.ts";
 import type { Backend, Program } from "./program.ts";
+import { type Sliced, whole } from "./slices.ts";
 
 export interface LowerOptions {
   /** One per input of the graph: whether the call may consume it. */
@@ -29,6 +30,10 @@ export type Capabilities = Pick<Backend, "supports" | "workspace" | "prefersBflo
 
 /** Graph to optimised graph: what `explain` shows and `plan` gives memory to. */
 export function optimize(graph: Graph, backend: Capabilities, options: LowerOptions): Graph {
+  return whole(optimizing(graph, backend, options));
+}
+
+function* optimizing(graph: Graph, backend: Capabilities, options: LowerOptions): Sliced<Graph> {
   const supports = (op: string, attributes: Attributes, inputs: readonly Aval[]) =>
     backend.supports(
       op,
@@ -36,28 +41,41 @@ export function optimize(graph: Graph, backend: Capabilities, options: LowerOpti
       inputs.map((v) => v.dtype),
     );
   const on = options.optimize ?? true;
-  let g = simplify(graph, { supports, optimize: on });
+  let g = yield* simplifying(graph, { supports, optimize: on });
   if (!on) return g;
+  yield;
   if (backend.supports("linear_cross_entropy_value_and_grad", {}, ["f32"])) g = mergeLossAndGradient(g);
+  yield;
   if (backend.supports("quantized_linear", {}, ["f32"])) g = fusePacked(g);
+  yield;
   if (backend.supports("embedding_grad", {}, ["f32", "i32", "f32"])) g = accumulateEmbeddings(g);
+  yield;
   const { bfloat16 = "held" } = options;
   if (options.matmul === "bf16" && backend.prefersBfloat16 && bfloat16 !== "none")
-    g = narrowToBfloat16(g, { held: bfloat16 === "held", gradients: bfloat16 === "held" });
-  if (options.recompute !== false) g = recompute(g, options.recompute);
-  if (backend.supports("fused_elementwise", {}, ["f32"]))
-    g = fuseElementwise(fuseEpilogues(g, supports, { sums: false }));
+    g = yield* narrowingToBfloat16(g, { held: bfloat16 === "held", gradients: bfloat16 === "held" });
+  if (options.recompute !== false) g = yield* recomputing(g, options.recompute);
+  yield;
+  if (backend.supports("fused_elementwise", {}, ["f32"])) {
+    g = fuseEpilogues(g, supports, { sums: false });
+    yield;
+    g = yield* fusingElementwise(g);
+  }
   if (backend.supports("constant", {}, [])) g = placeFills(g);
   return g;
 }
 
 /** Graph to program: passes, then memory. Loop bodies are programs of their own. */
 export function lower(graph: Graph, backend: Capabilities, options: LowerOptions): Program {
-  return plan(optimize(graph, backend, options), {
+  return whole(lowering(graph, backend, options));
+}
+
+/** As `lower`, to be done in slices. */
+export function* lowering(graph: Graph, backend: Capabilities, options: LowerOptions): Sliced<Program> {
+  return yield* planning(yield* optimizing(graph, backend, options), {
     donated: options.donated ?? graph.inputs.map(() => false),
     matmul: options.matmul,
     fills: (options.optimize ?? true) && backend.supports("constant", {}, []),
     workspace: (node) => backend.workspace?.(node.op.name, node.inputs, options.matmul) ?? 0,
-    body: (inner, donated) => lower(inner, backend, { ...options, donated }),
+    body: (inner, donated) => lowering(inner, backend, { ...options, donated }),
   });
 }

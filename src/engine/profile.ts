@@ -66,6 +66,8 @@ export class Profiler {
     this.backend = new Proxy(native, {
       get: (target, key) => {
         if (key === "compile") return (program: Program) => this.#listen(program, target.compile(program));
+        if (key === "compileLater")
+          return async (program: Program) => this.#listen(program, await target.compileLater(program));
         const member: unknown = Reflect.get(target, key, target);
         return typeof member === "function" ? member.bind(target) : member;
       },

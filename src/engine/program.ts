@@ -1,5 +1,6 @@
 import type { DType, HostArray } from "../tensor/dtype.ts";
 import type { Attribute, Attributes, Aval } from "../tensor/graph.ts";
+import type { Sliced } from "./slices.ts";
 
 /**
  * Where a value's bytes live while its program runs. All values are row-major and contiguous;
@@ -75,7 +76,7 @@ export type StoredProgram = Omit<Program, "constants" | "instructions"> & {
 /** Where a backend keeps programs between processes. */
 export interface ProgramStore {
   /** A key for what is given and for all else that programs depend on: the compiler's code, the backend's kernels. */
-  digest(parts: readonly (string | HostArray)[]): string;
+  digesting(parts: readonly (string | HostArray)[]): Sliced<string>;
   /** Undefined for whatever is missing, damaged, or of another version. */
   load(key: string): StoredProgram | undefined;
   /** Some time soon, unless it cannot be done: nobody waits for it. */
@@ -125,6 +126,8 @@ export interface Backend {
   /** Waits for everything queued before it, then copies out. */
   download(buffer: BackendBuffer, dtype: DType, size: number): Promise<HostArray>;
   compile(program: Program): Executable;
+  /** As `compile`, in slices and outside of this thread where the backend can. */
+  compileLater?(program: Program): Promise<Executable>;
   release(buffer: BackendBuffer): void;
   sync(): Promise<void>;
 }

@@ -12,9 +12,10 @@ import {
 } from "../tensor/runtime.ts";
 import { type Shape, sameShape, show, size } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { lowerThrough } from "./cache.ts";
+import { loweringThrough, lowerThrough } from "./cache.ts";
 import type { LowerOptions } from "./compile.ts";
 import type { Backend, BackendBuffer, Executable, Program } from "./program.ts";
+import { inSlices } from "./slices.ts";
 
 /** A buffer of a backend as a tensor holds it. */
 export class BufferStorage implements Storage {
@@ -70,19 +71,25 @@ const EAGER_CONSTANTS = 1 << 16;
 export function createRuntime(backend: Backend, options: RuntimeOptions = {}): Runtime {
   const eagerCache = new Map<string, Ready>();
 
-  const ready = (graph: Graph, { donated, precision = "f32", name }: CompileOptions): Ready => {
-    const matmul = precision === "bf16" || (precision === "auto" && backend.prefersBfloat16) ? "bf16" : "f32";
-    const lowered = lowerThrough(backend.programs, graph, backend, {
-      ...options,
-      matmul,
-      ...(donated ? { donated } : {}),
-    });
-    const program = name === undefined ? lowered : { ...lowered, name };
-    return new Ready(backend, program, backend.compile(program), donated ?? []);
+  const optionsOf = ({ donated, precision = "f32" }: CompileOptions): LowerOptions => ({
+    ...options,
+    matmul: precision === "bf16" || (precision === "auto" && backend.prefersBfloat16) ? "bf16" : "f32",
+    ...(donated ? { donated } : {}),
+  });
+  const named = (program: Program, { name }: CompileOptions): Program =>
+    name === undefined ? program : { ...program, name };
+  const ready = (graph: Graph, o: CompileOptions): Ready => {
+    const program = named(lowerThrough(backend.programs, graph, backend, optionsOf(o)), o);
+    return new Ready(backend, program, backend.compile(program), o.donated ?? []);
   };
 
   return {
     compile: (graph, o): Compiled => ready(graph, o),
+    async compileLater(graph, o): Promise<Compiled> {
+      const program = named(await inSlices(loweringThrough(backend.programs, graph, backend, optionsOf(o))), o);
+      const executable = await (backend.compileLater?.(program) ?? backend.compile(program));
+      return new Ready(backend, program, executable, o.donated ?? []);
+    },
     upload: (data, dtype) => new BufferStorage(backend, backend.upload(data, dtype)),
     allocate: (bytes) => new BufferStorage(backend, backend.allocate(bytes)),
     eager(op, inputs, attributes, outputs, extra) {

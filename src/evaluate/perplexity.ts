@@ -33,7 +33,9 @@ export async function textLoss(
       for (let from = 0; from < window.length; from += most) {
         const piece = window.slice(from, from + most);
         const wanted = Math.min(piece.length, start + from + piece.length - done);
-        const [rows] = await decoder.step(model, [{ slot: 0, ids: piece, wanted: Math.max(wanted, 1) }]);
+        const pieces = [{ slot: 0, ids: piece, wanted: Math.max(wanted, 1) }];
+        await decoder.prepareStep(model, pieces);
+        const [rows] = await decoder.step(model, pieces);
         if (wanted <= 0) continue;
         rows!.forEach((logits, i) => {
           nats -= logProbability(logits, ids[done + i + 1]!);

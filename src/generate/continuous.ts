@@ -238,14 +238,26 @@ export class ContinuousBatch {
     return work;
   }
 
-  async #run(model: LanguageModel, work: readonly Work[], size?: number): Promise<void> {
-    if (work.length === 0) return;
+  async #run(model: LanguageModel, planned: readonly Work[], size?: number): Promise<void> {
+    let work = planned;
+    const pieces = () =>
+      work.map(({ one, ids, wanted }) => ({
+        slot: one.slot,
+        ids,
+        wanted,
+        reply: wanted > 0 && !this.#guesser ? one.reply : undefined,
+      }));
+    for (;;) {
+      if (work.length === 0) return;
+      const ready = this.#guesser
+        ? this.#decoder.prepareStep(model, pieces(), size)
+        : this.#decoder.prepareChoose(model, pieces(), size);
+      if (!ready) break;
+      await ready;
+      work = work.filter(({ one }) => !one.gone); // left meanwhile
+    }
     if (!this.#guesser) {
-      const chosen = await this.#decoder.choose(
-        model,
-        work.map(({ one, ids, wanted }) => ({ slot: one.slot, ids, reply: wanted > 0 ? one.reply : undefined })),
-        size,
-      );
+      const chosen = await this.#decoder.choose(model, pieces(), size);
       for (const [i, { one, ids }] of work.entries()) {
         if (one.gone) continue; // left meanwhile
         one.read += ids.length;
@@ -257,11 +269,7 @@ export class ContinuousBatch {
       }
       return;
     }
-    const rows = await this.#decoder.step(
-      model,
-      work.map(({ one, ids, wanted }) => ({ slot: one.slot, ids, wanted })),
-      size,
-    );
+    const rows = await this.#decoder.step(model, pieces(), size);
     let began = performance.now();
     for (const [i, { one, ids, wanted, guess }] of work.entries()) {
       // Choosing from a large vocabulary takes a while: whoever else needs this thread comes in between.
@@ -304,12 +312,17 @@ export class ContinuousBatch {
   }
 
   /** The next token of each reply, chosen in the program. */
-  async #decode(model: LanguageModel, replies: readonly Running[], size?: number): Promise<void> {
-    const chosen = await this.#decoder.decode(
-      model,
-      replies.map(({ reply }) => reply),
-      size,
-    );
+  async #decode(model: LanguageModel, planned: readonly Running[], size?: number): Promise<void> {
+    let replies = planned;
+    const steps = () => replies.map(({ reply }) => reply);
+    for (;;) {
+      if (replies.length === 0) return;
+      const ready = this.#decoder.prepareDecode(model, steps(), size);
+      if (!ready) break;
+      await ready;
+      replies = replies.filter((one) => !one.gone); // left meanwhile
+    }
+    const chosen = await this.#decoder.decode(model, steps(), size);
     for (const [i, one] of replies.entries()) {
       if (one.gone) continue; // left meanwhile
       one.read++;

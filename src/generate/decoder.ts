@@ -16,6 +16,7 @@ import {
   choiceOf,
   type FlatCache,
   forget,
+  keyOf,
   type Queued,
   ReplyProgram,
   type ReplyStep,
@@ -105,6 +106,8 @@ export class Decoder {
   #last: { step: Queued; next: Queued | undefined } | undefined;
   /** The tensors of the cache where `decode` has made them; those of `#held` are used up then, and give the form alone. */
   #flat: FlatCache | undefined;
+  /** Which programs of the model are compiled. */
+  readonly #ready = new Set<string>();
   /** Whether the cache's table of pages is not what sequences hold. */
   #stale = true;
 
@@ -265,6 +268,73 @@ export class Decoder {
     if (!held || !pool || !this.#options.prefixes) return;
     for (let block = held.known.length; (block + 1) * PAGE <= held.ids.length; block++)
       held.known.push(pool.remember(held.pages[block]!, held.known.at(-1), held.ids, block * PAGE));
+  }
+
+  /**
+   * Compiles what `step` needs for such pieces while the event loop goes on. Nothing is read, and sequences may come and go meanwhile; `choose`
+   * and `decode` have their own. Whoever does not ask for it waits for the compiler in the call.
+   * @returns a promise where there is something to compile
+   */
+  prepareStep(model: LanguageModel, pieces: readonly Piece[], size?: number): Promise<void> | undefined {
+    const [tokens, rows] = this.#sizeOf(pieces, size);
+    return this.#once(model, `step ${tokens} ${rows}`, (cache) => {
+      const like = inputLike(tokens, rows);
+      try {
+        return this.#step.prepare(model, cache, like.input, like.wanted);
+      } finally {
+        dispose(like);
+      }
+    });
+  }
+
+  prepareChoose(
+    model: LanguageModel,
+    pieces: readonly (Piece & { readonly reply?: ReplyStep | undefined })[],
+    size?: number,
+  ): Promise<void> | undefined {
+    const replies = pieces.flatMap(({ reply }) => reply ?? []);
+    const [tokens, rows] = this.#sizeOf(
+      pieces.map((piece) => ({ ...piece, wanted: piece.reply ? 1 : 0 })),
+      size,
+    );
+    return this.#once(model, `choose ${tokens} ${keyOf(replies, rows, this.capacityFor(model))}`, (cache, capacity) => {
+      const like = inputLike(tokens, rows);
+      const choice = choiceOf(replies, rows, capacity);
+      try {
+        return this.#choose.prepare(model, cache, like.input, like.wanted, choice);
+      } finally {
+        dispose([like, choice]);
+      }
+    });
+  }
+
+  prepareDecode(model: LanguageModel, replies: readonly ReplyStep[], size?: number): Promise<void> | undefined {
+    const rows = size ?? this.sizes.find((n) => n >= replies.length);
+    if (rows === undefined) return undefined;
+    return this.#once(model, `decode ${keyOf(replies, rows, this.capacityFor(model))}`, (cache, capacity) =>
+      this.#replies.prepare(model, cache, replies, rows, capacity),
+    );
+  }
+
+  #once(
+    model: LanguageModel,
+    key: string,
+    prepare: (cache: Cache, capacity: number) => Promise<void>,
+  ): Promise<void> | undefined {
+    const { cache, capacity } = this.#prepare(model);
+    if (this.#ready.has(key)) return undefined;
+    return prepare(cache, capacity).then(() => {
+      if (this.#model?.deref() === model) this.#ready.add(key);
+    });
+  }
+
+  /** Tokens and rows of logits of a step. */
+  #sizeOf(pieces: readonly Piece[], size?: number): [tokens: number, rows: number] {
+    const count = pieces.reduce((n, { ids }) => n + ids.length, 0);
+    const wanted = pieces.reduce((n, piece) => n + (piece.wanted ?? 1), 0);
+    // One that is too large is refused when it is read.
+    const tokens = size ?? this.sizes.find((n) => n >= count) ?? this.sizes.at(-1)!;
+    return [tokens, this.#rowsFor(tokens, wanted)];
   }
 
   /**
@@ -432,11 +502,19 @@ export class Decoder {
       const history = new Array<number>(size).fill(0);
       this.begin(model, 0, history, size + 1);
       const how = { prompt: size, sampling: { temperature: 0 }, seed: 0, stream: 0, measure: false };
-      if (this.ahead > 0) await this.step(model, [{ slot: 0, ids: history }], size);
-      else await this.choose(model, [{ slot: 0, ids: history, reply: { slot: 0, history, ...how } }], size);
+      const piece = { slot: 0, ids: history, reply: { slot: 0, history, ...how } };
+      if (this.ahead > 0) {
+        await this.prepareStep(model, [piece], size);
+        await this.step(model, [piece], size);
+      } else {
+        await this.prepareChoose(model, [piece], size);
+        await this.choose(model, [piece], size);
+      }
       await turn();
       if (size <= this.slots && this.ahead === 0) {
-        await this.decode(model, [{ slot: 0, history: [...history, 0], ...how }], size);
+        const reply = { slot: 0, history: [...history, 0], ...how };
+        await this.prepareDecode(model, [reply], size);
+        await this.decode(model, [reply], size);
         await turn();
       }
       this.#forgetReplies();
@@ -498,7 +576,7 @@ export class Decoder {
     return tensor(table, { shape: [this.slots, blocks] }) as Tensor<"i32">;
   }
 
-  #prepare(model: LanguageModel): { capacity: number; pool: PagePool } {
+  #prepare(model: LanguageModel): { cache: Cache; capacity: number; pool: PagePool } {
     if (this.#held && this.#model?.deref() === model) return this.#held;
     this.#forgetReplies();
     const config = JSON.stringify(model.config);
@@ -517,6 +595,7 @@ export class Decoder {
     }
     this.#held.pool.forgetAll();
     this.#model = new WeakRef(model);
+    this.#ready.clear();
     return this.#held;
   }
 
@@ -536,6 +615,7 @@ export class Decoder {
   /** Gives the cache and the compiled programs back. */
   dispose(): void {
     this.release();
+    this.#ready.clear();
     this.#step.release();
     this.#choose.release();
     this.#replies.release();
@@ -543,6 +623,15 @@ export class Decoder {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+const zeros = (shape: readonly number[]): Tensor<"i32"> =>
+  tensor(new Int32Array(shape.reduce((a, b) => a * b, 1)), { shape }) as Tensor<"i32">;
+
+/** Of the form of a step's arguments. */
+function inputLike(tokens: number, rows: number): { input: StepArguments[2]; wanted: Tensor<"i32"> } {
+  const line = () => zeros([1, tokens]);
+  return { input: { ids: line(), positions: line(), rows: line() }, wanted: zeros([rows]) };
 }
 
 /** Bytes of a model's cache for `tokens` tokens. */

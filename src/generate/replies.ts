@@ -132,6 +132,24 @@ export class ReplyProgram {
     this.#model = undefined;
   }
 
+  /** Compiles the program of such a step while the event loop goes on. @param like the form of the cache */
+  prepare(
+    model: LanguageModel,
+    like: Cache,
+    replies: readonly ReplyStep[],
+    size: number,
+    capacity: number,
+  ): Promise<void> {
+    const state = stateOf(replies, size);
+    const fixed = fixedOf(replies, size);
+    const history = historyOf(replies, size, capacity);
+    try {
+      return this.#step.prepare(model, like, state, fixed, history);
+    } finally {
+      dispose([state, fixed, history]);
+    }
+  }
+
   /**
    * Queues a step.
    * @param cache consumed
@@ -151,7 +169,7 @@ export class ReplyProgram {
     const { token, position } = before?.chosen ?? stateOf(replies, size);
     const history = before ? before.chain.history : historyOf(replies, size, capacity);
     try {
-      const key = `${size} ${history?.shape}`;
+      const key = keyOf(replies, size, capacity);
       if (this.#model?.of.deref() !== model) {
         this.#bound = undefined;
         this.#model = { of: new WeakRef(model), tensors: tensors(model) };
@@ -251,8 +269,15 @@ function settingsOf(replies: readonly ReplyStep[], size: number): Tensor<"i32"> 
   return i32(settings, [size, sampleSettings.words]);
 }
 
+const remembers = (replies: readonly ReplyStep[]): boolean =>
+  replies.some(({ sampling }) => (sampling.repetitionPenalty ?? 1) !== 1);
+
+/** Tells the programs of steps of one model from each other. */
+export const keyOf = (replies: readonly ReplyStep[], size: number, capacity: number): string =>
+  `${size} ${remembers(replies) ? capacity : ""}`;
+
 function historyOf(replies: readonly ReplyStep[], size: number, capacity: number): History {
-  if (replies.every(({ sampling }) => (sampling.repetitionPenalty ?? 1) === 1)) return undefined;
+  if (!remembers(replies)) return undefined;
   const all = new Int32Array(size * capacity);
   for (const [i, { history }] of replies.entries()) all.set(history, i * capacity);
   return i32(all, [size, capacity]);

@@ -270,6 +270,8 @@ export async function ppo(workshop: Workshop, stage: StageOf<"ppo">, index: numb
           a.values,
           estimates.map((e) => e.returns),
         );
+        await actorStep.prepare(state.actor, batch, r.actor);
+        await criticStep.prepare(state.critic, value, r.critic);
         const actor = actorStep(state.actor, batch, r.actor);
         const critic = criticStep(state.critic, value, r.critic);
         state = { actor: actor.state, critic: critic.state };

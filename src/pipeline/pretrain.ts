@@ -187,6 +187,7 @@ export async function stepsForMinutes(
   while (times.length < 3 || (performance.now() - begun < TRIAL_SECONDS * 1000 && times.length < 40)) {
     const batch = textBatch(parts.windows.at(times.length));
     const at = performance.now();
+    await parts.step.prepare(state, batch, rates);
     const result = parts.step(state, batch, rates);
     state = result.state;
     await result.metrics.loss!.item();

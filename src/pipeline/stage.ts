@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { loadTree, saveTree } from "../checkpoint/index.ts";
 import type { Stage } from "../recipe/index.ts";
+import type { Jitted } from "../tensor/jit.ts";
 import { scalar } from "../tensor/ops/creation.ts";
 import { dispose } from "../tensor/tree.ts";
 import { trainLoop } from "../train/loop.ts";
@@ -17,7 +18,8 @@ export interface StageRun<M, B> {
   readonly steps: number;
   /** State to begin with when there is no checkpoint. */
   fresh(): Promise<TrainState<M>>;
-  step(state: TrainState<M>, batch: B, rates: LearningRates): StepResult<M>;
+  readonly step: Pick<Jitted<[TrainState<M>, B, LearningRates], StepResult<M>>, "prepare"> &
+    ((state: TrainState<M>, batch: B, rates: LearningRates) => StepResult<M>);
   /** The batch of step `i`: a pure function of it, so that resuming is exact. Disposed after use. */
   batch(i: number): B;
   readonly schedule: Schedule;
@@ -69,13 +71,14 @@ export async function trainStage<M, B>(
       evaluateEvery: o.evaluateEvery,
       sampleEvery: o.sampleEvery,
       checkpointEvery: o.checkpointEvery,
-      run: (i) => {
+      run: async (i) => {
         const factor = scheduleAt(o.schedule, i, o.steps);
         const rates = {
           adamw: scalar(o.learningRate * factor),
           muon: scalar((o.muonLearningRate ?? o.learningRate) * factor),
         };
         const batch = o.batch(i);
+        await o.step.prepare(state, batch, rates);
         const result = o.step(state, batch, rates);
         state = result.state;
         dispose([batch, rates]);

@@ -1,6 +1,6 @@
 import { StateError } from "./errors.ts";
 import type { Graph } from "./graph.ts";
-import { type Compiled, type Precision, runtime } from "./runtime.ts";
+import { type Compiled, type CompileOptions, type Precision, runtime } from "./runtime.ts";
 import { Tensor } from "./tensor.ts";
 import { currentTrace, lift, trace } from "./trace.ts";
 import { type Pattern, patternOf, signature, tensors, tensorsLike, withTensors } from "./tree.ts";
@@ -23,6 +23,13 @@ interface Entry {
 }
 
 export type Jitted<A extends readonly unknown[], R> = ((...args: A) => R) & {
+  /**
+   * Traces the function for such arguments in this call, and compiles the program while the event loop goes on, in slices of a few
+   * milliseconds; calls with such arguments find it then. Nothing is run, kept or consumed of the arguments. A call that comes before does not
+   * wait: it compiles by itself. Tracing is one call of the function and cannot be cut.
+   * @throws (by rejection) what tracing and compiling would throw in a call
+   */
+  prepare(...args: A): Promise<void>;
   /** Frees the compiled programs. */
   release(): void;
   /**
@@ -54,6 +61,8 @@ export function traceCall<A extends readonly unknown[], R>(
  */
 export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, options: JitOptions = {}): Jitted<A, R> {
   const cache = new Map<string, Entry>();
+  /** Programs on their way, by signature. */
+  const pending = new Map<string, Promise<void>>();
   // Most calls are like the one before, and the signature of a whole model's tree takes longer to write than a short program to run.
   let last: Entry | undefined;
   const entryOf = (args: A): Entry => {
@@ -73,17 +82,45 @@ export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, optio
     const outputs = entry.compiled.run([...(same ?? tensors(args)), ...entry.captured]);
     return entry.rebuild(outputs) as R;
   };
-  const compile = (args: A): Entry => {
+  /** All that compiling takes of the arguments, and the entry that it makes with the program. */
+  const traced = (args: A): { graph: Graph; how: CompileOptions; entry: (compiled: Compiled) => Entry } => {
     const { graph, result, captured } = traceCall(f, args);
     const donated = args.flatMap((arg, i) => tensors(arg).map(() => options.donate?.includes(i) ?? false));
-    const compiled = runtime().compile(graph, {
+    for (const t of captured)
+      if (t.isTraced) throw new StateError("jit: the function uses a tensor of another trace; pass it as an argument.");
+    const how = {
       donated: [...donated, ...captured.map(() => false)],
       precision: options.precision ?? "f32",
       name: options.name ?? (f.name || "anonymous"),
-    });
-    for (const t of captured)
-      if (t.isTraced) throw new StateError("jit: the function uses a tensor of another trace; pass it as an argument.");
-    return { pattern: patternOf(args), compiled, captured, rebuild: (outputs) => withTensors(result, outputs) };
+    };
+    const pattern = patternOf(args);
+    const rebuild = (outputs: readonly Tensor[]) => withTensors(result, outputs);
+    return { graph, how, entry: (compiled) => ({ pattern, compiled, captured, rebuild }) };
+  };
+  const compile = (args: A): Entry => {
+    const { graph, how, entry } = traced(args);
+    return entry(runtime().compile(graph, how));
+  };
+  const prepare = (args: A): Promise<void> => {
+    // Inside of a trace the function is inlined.
+    if (currentTrace() || (last && tensorsLike(last.pattern, args))) return Promise.resolve();
+    const key = signature(args);
+    if (cache.has(key)) return Promise.resolve();
+    const known = pending.get(key);
+    if (known) return known;
+    const { graph, how, entry } = traced(args);
+    const mine: Promise<void> = runtime()
+      .compileLater(graph, how)
+      .then((compiled) => {
+        // A call that did not wait has its own, and after a release nobody wants it.
+        if (pending.get(key) !== mine || cache.has(key)) compiled.release();
+        else cache.set(key, entry(compiled));
+      })
+      .finally(() => {
+        if (pending.get(key) === mine) pending.delete(key);
+      });
+    pending.set(key, mine);
+    return mine;
   };
   return Object.defineProperty(
     Object.assign(call, {
@@ -95,9 +132,13 @@ export function jit<A extends readonly unknown[], R>(f: (...args: A) => R, optio
             compiled.bind([...inputs, ...captured], results),
         };
       },
+      async prepare(...args: A) {
+        await prepare(args);
+      },
       release() {
         for (const e of cache.values()) e.compiled.release();
         cache.clear();
+        pending.clear();
         last = undefined;
       },
     }),

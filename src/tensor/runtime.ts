@@ -63,6 +63,8 @@ export interface Runtime {
     extra: ApplyExtra,
   ): Tensor[];
   compile(graph: Graph, options: CompileOptions): Compiled;
+  /** As `compile`, while the event loop goes on: none of it is done in the call itself. The graph must stay as it is. */
+  compileLater(graph: Graph, options: CompileOptions): Promise<Compiled>;
   upload(data: HostArray, dtype: DType): Storage;
   /** Memory with undefined contents. */
   allocate(bytes: number): Storage;

@@ -120,6 +120,10 @@ export class NaiveRuntime implements Runtime {
     };
   }
 
+  compileLater(graph: Graph): Promise<Compiled> {
+    return Promise.resolve(this.compile(graph));
+  }
+
   upload(...[data, dtype]: Parameters<Runtime["upload"]>): BufferStorage {
     return new BufferStorage(this.#backend, this.#backend.upload(data, dtype));
   }

@@ -8,6 +8,7 @@ import { describeGraph, lowerThrough } from "../../src/engine/cache.ts";
 import type { Capabilities } from "../../src/engine/compile.ts";
 import { type Backend, type LowerOptions, lower, useBackend } from "../../src/engine/index.ts";
 import type { ProgramStore } from "../../src/engine/program.ts";
+import { type Sliced, whole } from "../../src/engine/slices.ts";
 import { scan } from "../../src/tensor/control.ts";
 import { checkpoint, grad } from "../../src/tensor/grad.ts";
 import type { Graph } from "../../src/tensor/graph.ts";
@@ -41,12 +42,18 @@ const graphOf = (f: (a: Tensor) => unknown = work()): Graph => traceCall(f, [x()
 const capabilities: Capabilities = { supports: (op: string) => op !== "tanh", prefersBfloat16: true };
 const options: LowerOptions = { matmul: "f32" };
 
+/** What programs depend on, with a pause before it is said. */
+function* said(about: string): Sliced<string> {
+  yield;
+  return about;
+}
+
 /** Counts what it is asked for. */
 function files(about = "these kernels") {
-  const store = new ProgramFiles(folder, () => about);
+  const store = new ProgramFiles(folder, () => said(about));
   const seen = { hits: 0, misses: 0 };
   const counted: ProgramStore = {
-    digest: (parts) => store.digest(parts),
+    digesting: (parts) => store.digesting(parts),
     load(key) {
       const found = store.load(key);
       seen[found ? "hits" : "misses"]++;
@@ -166,7 +173,7 @@ describe("programs kept on disk", () => {
   test("many who write the same at once leave one whole file", async () => {
     const program = lower(graphOf(), capabilities, options);
     const stores = Array.from({ length: 8 }, () => files().store);
-    const key = stores[0]!.digest(["a"]);
+    const key = whole(stores[0]!.digesting(["a"]));
     const read = setInterval(() => stores[0]!.load(key), 0);
     for (const store of stores) for (let i = 0; i < 5; i++) store.save(key, { ...program, constants: [] });
     await Promise.all(stores.map((store) => store.settled()));
@@ -178,7 +185,7 @@ describe("programs kept on disk", () => {
   test("a folder that cannot be written costs nothing but the time to compile", async () => {
     const path = join(folder, "file");
     writeFileSync(path, "");
-    const store = new ProgramFiles(join(path, "below"), () => "");
+    const store = new ProgramFiles(join(path, "below"), () => said(""));
     const program = lowerThrough(store, graphOf(), capabilities, options);
     await store.settled();
     expect(program).toEqual(lower(graphOf(), capabilities, options));
@@ -216,7 +223,7 @@ describe("programs kept on disk", () => {
   test.skipIf(missing)("a compiled function gives the same bits from a stored program", async () => {
     const results: unknown[] = [];
     for (let i = 0; i < 2; i++) {
-      const programs = new ProgramFiles(folder, () => hashOfCode());
+      const programs = new ProgramFiles(folder, () => said(hashOfCode()));
       const kept: Backend = new Proxy<Backend>(native(), {
         get: (target, key) => {
           if (key === "programs") return programs;

@@ -3,6 +3,7 @@ import { StateError } from "../../tensor/errors.ts";
 import { type Attributes, type Aval, Graph, type Node, type Value } from "../../tensor/graph.ts";
 import type { Op } from "../../tensor/op.ts";
 import { type Shape, sameShape, size, strides } from "../../tensor/shape.ts";
+import { type Sliced, whole } from "../slices.ts";
 import { dropDead } from "./simplify.ts";
 
 const list = (a: unknown): readonly number[] => a as readonly number[];
@@ -74,6 +75,10 @@ const dtypes: ReadonlySet<DType> = new Set(["f32", "bf16", "f16", "i32", "u8", "
  * so that no second pass over memory is made for them. A region never contains a path that leaves and comes back, so the result has an order.
  */
 export function fuseElementwise(graph: Graph): Graph {
+  return whole(fusingElementwise(graph));
+}
+
+export function* fusingElementwise(graph: Graph): Sliced<Graph> {
   const index = new Map<Node, number>();
   /** How many products stand before each position. */
   const before: number[] = [];
@@ -138,6 +143,7 @@ export function fuseElementwise(graph: Graph): Graph {
 
   for (const node of graph.nodes) {
     if (!fusable(node)) continue;
+    yield;
     const at = index.get(node)!;
     const own: Region = { shape: node.outputs[0]!.shape, nodes: [node], first: at, last: at };
     regionOf.set(node, own);
@@ -148,13 +154,16 @@ export function fuseElementwise(graph: Graph): Graph {
   }
   // Regions close to each other that read the same value become one that reads it once.
   for (const all of readersOf(regionOf, root).values())
-    all.forEach((r, i) => {
-      for (const other of all.slice(i + 1)) join(root(r), root(other));
-    });
+    for (const [i, r] of all.entries())
+      for (const other of all.slice(i + 1)) {
+        yield;
+        join(root(r), root(other));
+      }
   const readers = readersOf(regionOf, root);
   for (const node of graph.nodes) {
     const span = foldable(node);
     if (!span) continue;
+    yield;
     const x = node.inputs[0]!;
     const maker = x.node && region(x.node);
     for (const r of maker ? [maker] : (readers.get(x) ?? [])) {
@@ -179,7 +188,7 @@ export function fuseElementwise(graph: Graph): Graph {
       break;
     }
   }
-  return rebuild(graph, region, index);
+  return yield* rebuilding(graph, region, index);
 }
 
 /** Regions by the values of their whole shape that they read from memory. */
@@ -245,9 +254,19 @@ function externalInputs(nodes: readonly Node[]): Set<Value> {
   return out;
 }
 
-function rebuild(graph: Graph, region: (n: Node) => Region | undefined, index: ReadonlyMap<Node, number>): Graph {
+function* rebuilding(
+  graph: Graph,
+  region: (n: Node) => Region | undefined,
+  index: ReadonlyMap<Node, number>,
+): Sliced<Graph> {
   const users = new Map<Value, Node[]>();
-  for (const n of graph.nodes) for (const v of n.inputs) users.set(v, [...(users.get(v) ?? []), n]);
+  for (const n of graph.nodes)
+    for (const v of n.inputs) {
+      const known = users.get(v);
+      if (known) known.push(n);
+      else users.set(v, [n]);
+    }
+  yield;
   const wanted = new Set(graph.outputs);
   const out = new Graph();
   const map = new Map<Value, Value>();
@@ -303,7 +322,10 @@ function rebuild(graph: Graph, region: (n: Node) => Region | undefined, index: R
   const order = [...graph.nodes].sort(
     (a, b) => (region(a)?.last ?? index.get(a)!) - (region(b)?.last ?? index.get(b)!),
   );
-  for (const node of order) emit(node);
+  for (const node of order) {
+    yield;
+    emit(node);
+  }
   out.outputs = graph.outputs.map((v) => map.get(v)!);
   return dropDead(out);
 }

@@ -2,6 +2,7 @@ import { Graph, type Node, type Value } from "../../tensor/graph.ts";
 import { findOp } from "../../tensor/op.ts";
 import type { ConvolutionDimensions } from "../../tensor/ops/convolution.ts";
 import { size } from "../../tensor/shape.ts";
+import type { Sliced } from "../slices.ts";
 import { dropDead } from "./simplify.ts";
 
 /** Smaller values are not worth the conversion. */
@@ -42,13 +43,15 @@ export interface NarrowOptions {
  * price of one rounding (a relative error of 2^-9 per element at most), what linear layers, convolutions, batch norms and attention hand to the backward pass.
  * Whoever makes such a value writes it as bf16 if its kernel can; else a conversion follows, which fusion takes into the maker.
  */
-export function narrowToBfloat16(graph: Graph, options: NarrowOptions): Graph {
+export function* narrowingToBfloat16(graph: Graph, options: NarrowOptions): Sliced<Graph> {
   const uses = usesOf(graph);
   const products = countProducts(graph);
   const results = new Set(graph.outputs.map(viewed));
   const reasons = new Map<Value, Reason>();
+  yield;
   for (const node of graph.nodes) {
     if (node.op.name === "reshape") continue;
+    yield;
     for (const v of node.outputs) {
       if (v.dtype !== "f32" || size(v.shape) < LEAST_ELEMENTS || results.has(v)) continue;
       const all = uses.get(v) ?? [];
@@ -75,7 +78,7 @@ export function narrowToBfloat16(graph: Graph, options: NarrowOptions): Graph {
     }
   }
   if (reasons.size === 0) return graph;
-  return rewrite(graph, reasons);
+  return yield* rewriting(graph, reasons);
 }
 
 /** Who reads each value, seen through reshapes. */
@@ -236,7 +239,7 @@ function isLinear(v: Value): boolean {
   return (isProduct(a) && isBias(b)) || (isProduct(b) && isBias(a));
 }
 
-function rewrite(graph: Graph, reasons: ReadonlyMap<Value, Reason>): Graph {
+function* rewriting(graph: Graph, reasons: ReadonlyMap<Value, Reason>): Sliced<Graph> {
   const out = new Graph();
   const wide = new Map<Value, Value>();
   const narrow = new Map<Value, Value>();
@@ -269,6 +272,7 @@ function rewrite(graph: Graph, reasons: ReadonlyMap<Value, Reason>): Graph {
     }).outputs[0]!;
 
   for (const node of graph.nodes) {
+    yield;
     if (node.op.name === "reshape") continue; // made where it is needed, in the type that is needed
     const inputs = node.inputs.map((v, input) => {
       const root = viewed(v);

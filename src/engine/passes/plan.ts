@@ -2,6 +2,7 @@ import { bytesPerElement, type HostArray, hostArray, toBfloat16, toFloat16 } fro
 import type { Aval, Graph, Node, Value } from "../../tensor/graph.ts";
 import { size } from "../../tensor/shape.ts";
 import type { Instruction, Program, ProgramValue, Storage } from "../program.ts";
+import { type Sliced, whole } from "../slices.ts";
 import { isFill } from "./fill.ts";
 
 const ALIGN = 64;
@@ -15,7 +16,7 @@ export interface PlanOptions {
   /** Bytes that a node's kernel wants while it runs. */
   readonly workspace: (node: Node) => number;
   /** Compiles the body of a loop. @param donated one per input */
-  readonly body: (graph: Graph, donated: readonly boolean[]) => Program;
+  readonly body: (graph: Graph, donated: readonly boolean[]) => Sliced<Program>;
 }
 
 /** What a value's bytes are: several values share them when one is a view or an in-place result of the other. */
@@ -31,6 +32,10 @@ interface Block {
  * time do not overlap. Reshapes are views; ops that can work in place do so when their operand dies; donated inputs become outputs that way.
  */
 export function plan(graph: Graph, options: PlanOptions): Program {
+  return whole(planning(graph, options));
+}
+
+export function* planning(graph: Graph, options: PlanOptions): Sliced<Program> {
   const filled = (n: Node) => options.fills && isFill(n);
   const nodes = graph.nodes.filter((n) => (n.op.name !== "constant" || filled(n)) && n.op.name !== "reshape");
   const lastUse = lastUses(graph, nodes);
@@ -57,13 +62,15 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   };
 
   const aliases: [number, number][] = [];
+  const aliased = new Set<number>();
   const isOutput = new Map<Value, number[]>();
   graph.outputs.forEach((v, i) => {
     const root = viewRoot(v);
     isOutput.set(root, [...(isOutput.get(root) ?? []), i]);
   });
 
-  nodes.forEach((node, at) => {
+  for (const [at, node] of nodes.entries()) {
+    yield;
     const { inPlace = [] } = node.op;
     const pairs = typeof inPlace === "function" ? inPlace(node.inputs.length, node.attributes) : inPlace;
     const taken = new Set<Block>();
@@ -94,7 +101,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
       }
       blocks.set(v, mine);
     });
-  });
+  }
 
   /** @param uses how often the node reads each value, views of it included */
   function mayOverwrite(
@@ -125,6 +132,7 @@ export function plan(graph: Graph, options: PlanOptions): Program {
   }
 
   // Outputs: a donated input's own buffer when the value ended up there, else a buffer of the caller's.
+  yield;
   const copies: { from: Value; index: number }[] = [];
   graph.outputs.forEach((v, index) => {
     const block = blockOf(v);
@@ -132,12 +140,14 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     else if (
       block.storage.kind === "input" &&
       options.donated[block.storage.index] &&
-      !aliases.some(([, i]) => i === (block.storage as { index: number }).index)
-    )
+      !aliased.has(block.storage.index)
+    ) {
       aliases.push([index, block.storage.index]);
-    else copies.push({ from: v, index });
+      aliased.add(block.storage.index);
+    } else copies.push({ from: v, index });
   });
 
+  yield;
   const owners = new Map<Block, Value>();
   for (const [v, b] of blocks) if (!b.storage && !owners.has(b)) owners.set(b, v);
   const arena = [...owners.keys()];
@@ -145,8 +155,9 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     const wanted = options.workspace(node);
     return wanted > 0 ? [{ bytes: wanted, first: at, last: at, storage: undefined }] : [];
   });
+  yield;
   const peak = peakOf([...arena, ...holes], nodes.length);
-  const arenaBytes = assignOffsets([...arena, ...holes], peak.bytes);
+  const arenaBytes = yield* assigningOffsets([...arena, ...holes], peak.bytes);
 
   const values: ProgramValue[] = [];
   const ids = new Map<Value, number>();
@@ -160,14 +171,21 @@ export function plan(graph: Graph, options: PlanOptions): Program {
     return k;
   };
   const inputs = graph.inputs.map(id);
-  const instructions: Instruction[] = nodes.map((n) => ({
-    op: n.op.name,
-    inputs: n.inputs.map(id),
-    outputs: n.outputs.map(id),
-    attributes: n.attributes,
-    ...(n.bodies.length ? { programs: n.bodies.map((body, k) => options.body(body, mayConsume(n, k))) } : {}),
-    ...(n.scope ? { scope: n.scope } : {}),
-  }));
+  const instructions: Instruction[] = [];
+  for (const n of nodes) {
+    yield;
+    const [read, written] = [n.inputs.map(id), n.outputs.map(id)];
+    const programs: Program[] = [];
+    for (const [k, body] of n.bodies.entries()) programs.push(yield* options.body(body, mayConsume(n, k)));
+    instructions.push({
+      op: n.op.name,
+      inputs: read,
+      outputs: written,
+      attributes: n.attributes,
+      ...(programs.length ? { programs } : {}),
+      ...(n.scope ? { scope: n.scope } : {}),
+    });
+  }
   const outputs = graph.outputs.map((v, index) => {
     const copy = copies.find((c) => c.index === index);
     if (!copy) return id(v);
@@ -260,10 +278,10 @@ const MANY_BLOCKS = 4000;
  * Gives each block an offset: in a given order, each at the lowest place where nothing alive at the same time lies (Pisarchyk & Lee 2020,
  * "greedy by size"). Several orders are tried until one needs no more than the peak of live bytes. Returns the arena's size.
  */
-function assignOffsets(blocks: readonly Block[], peak: number): number {
+function* assigningOffsets(blocks: readonly Block[], peak: number): Sliced<number> {
   let best: { offsets: Map<Block, number>; total: number } | undefined;
   for (const order of blocks.length > MANY_BLOCKS ? orders.slice(0, 1) : orders) {
-    const arranged = arrange([...blocks].sort(order));
+    const arranged = yield* arranging([...blocks].sort(order));
     if (!best || arranged.total < best.total) best = arranged;
     if (best.total <= peak) break;
   }
@@ -271,12 +289,13 @@ function assignOffsets(blocks: readonly Block[], peak: number): number {
   return best?.total ?? 0;
 }
 
-function arrange(blocks: readonly Block[]): { offsets: Map<Block, number>; total: number } {
+function* arranging(blocks: readonly Block[]): Sliced<{ offsets: Map<Block, number>; total: number }> {
   /** By offset. */
   const placed: { first: number; last: number; offset: number; end: number }[] = [];
   const offsets = new Map<Block, number>();
   let total = 0;
   for (const block of blocks) {
+    yield;
     const need = aligned(block);
     let offset = 0;
     for (const p of placed) {

@@ -1,6 +1,7 @@
 import { bytesPerElement } from "../../tensor/dtype.ts";
 import { Graph, type Node, type Value } from "../../tensor/graph.ts";
 import { size } from "../../tensor/shape.ts";
+import type { Sliced } from "../slices.ts";
 import { dropDead } from "./simplify.ts";
 
 /** Reading what was kept must be this many products away, else there is nothing to gain between. */
@@ -56,7 +57,7 @@ interface Candidate {
  * that could be computed again is alive at the peak or a share of the program's time is spent. The same ops on the same operands, so the
  * same bits. Chen et al. 2016 (sublinear memory), with the choice made per value.
  */
-export function recompute(graph: Graph, options: RecomputeOptions = usual): Graph {
+export function* recomputing(graph: Graph, options: RecomputeOptions = usual): Sliced<Graph> {
   const position = new Map<Node, number>();
   let count = 0;
   for (const n of graph.nodes) {
@@ -72,6 +73,7 @@ export function recompute(graph: Graph, options: RecomputeOptions = usual): Grap
       else uses.set(v, [n]);
     }
   }
+  yield;
   const results = new Set(graph.outputs.map(viewed));
   const lastUse = (v: Value): number =>
     results.has(v) || !v.node ? count : Math.max(...(uses.get(v) ?? []).map((n) => position.get(n)!), 0);
@@ -83,9 +85,11 @@ export function recompute(graph: Graph, options: RecomputeOptions = usual): Grap
   };
   for (const n of graph.nodes) {
     if (n.op.name === "reshape" || n.op.name === "constant") continue;
+    yield;
+    const places = placesTaken(n);
     for (const v of n.outputs) {
       const [from, to] = [position.get(n)!, lastUse(v)];
-      const place = takesPlaceOf(v);
+      const place = places.get(v);
       // What is read at once stays in a region's registers.
       if (n.op.elementwise && from === to) continue;
       // Over an argument, as updated parameters; or over a value that dies here, which then lives on.
@@ -99,6 +103,7 @@ export function recompute(graph: Graph, options: RecomputeOptions = usual): Grap
   const candidates: Candidate[] = [];
   for (const node of graph.nodes) {
     if (node.op.name === "reshape") continue;
+    yield;
     for (const v of node.outputs) {
       const c = candidateOf(v);
       if (c) candidates.push(c);
@@ -114,6 +119,7 @@ export function recompute(graph: Graph, options: RecomputeOptions = usual): Grap
   const given = new Set<Value>();
   const needed = new Set<Value>();
   for (;;) {
+    yield;
     const p = peak();
     const next = candidates.find(
       (c) =>
@@ -132,7 +138,7 @@ export function recompute(graph: Graph, options: RecomputeOptions = usual): Grap
     add(next.from + 1, next.to - 1, -bytesOf(next.value));
     left -= next.seconds;
   }
-  return chosen.size === 0 ? graph : rewrite(graph, [...chosen]);
+  return chosen.size === 0 ? graph : yield* rewriting(graph, [...chosen]);
 
   function candidateOf(v: Value): Candidate | undefined {
     const node = v.node!;
@@ -172,12 +178,15 @@ function isCheap(node: Node): boolean {
   return (node.op.elementwise === true || cheap.has(node.op.name)) && node.bodies.length === 0;
 }
 
-/** The operand whose memory this value may take over. */
-function takesPlaceOf(v: Value): Value | undefined {
-  const { op, inputs, attributes } = v.node!;
+/** Results whose memory may be that of an operand: the first that fits. */
+function placesTaken({ op, inputs, outputs, attributes }: Node): ReadonlyMap<Value, Value> {
   const pairs = typeof op.inPlace === "function" ? op.inPlace(inputs.length, attributes) : (op.inPlace ?? []);
-  const pair = pairs.find(([o, i]) => o === v.index && inputs[i] && bytesOf(inputs[i]) === bytesOf(v));
-  return pair && viewed(inputs[pair[1]]!);
+  const places = new Map<Value, Value>();
+  for (const [o, i] of pairs) {
+    const [v, operand] = [outputs[o], inputs[i]];
+    if (v && operand && !places.has(v) && bytesOf(operand) === bytesOf(v)) places.set(v, viewed(operand));
+  }
+  return places;
 }
 
 function viewed(v: Value): Value {
@@ -200,7 +209,7 @@ function secondsOf(chain: readonly Node[]): number {
   return bytes / BANDWIDTH + elements / ELEMENTS;
 }
 
-function rewrite(graph: Graph, chosen: readonly Candidate[]): Graph {
+function* rewriting(graph: Graph, chosen: readonly Candidate[]): Sliced<Graph> {
   const out = new Graph();
   const map = new Map<Value, Value>();
   for (const v of graph.inputs) map.set(v, out.input(v));
@@ -226,6 +235,7 @@ function rewrite(graph: Graph, chosen: readonly Candidate[]): Graph {
       { bodies: node.bodies, data: node.data, scope: node.scope, region: node.region },
     );
   for (const node of graph.nodes) {
+    yield;
     for (const c of due.get(node) ?? []) {
       const local = new Map<Value, Value>();
       const read = (v: Value): Value => {

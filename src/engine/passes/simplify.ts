@@ -4,6 +4,7 @@ import { findOp, type Op } from "../../tensor/op.ts";
 import { sameShape } from "../../tensor/shape.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { traceFunction } from "../../tensor/trace.ts";
+import { type Sliced, whole } from "../slices.ts";
 
 const list = (a: unknown): readonly number[] => a as readonly number[];
 
@@ -19,10 +20,17 @@ export interface SimplifyOptions {
  * applies algebraic identities and merges equal nodes; then a walk back that drops what nobody uses.
  */
 export function simplify(graph: Graph, options: SimplifyOptions): Graph {
+  return whole(simplifying(graph, options));
+}
+
+export function* simplifying(graph: Graph, options: SimplifyOptions): Sliced<Graph> {
   const builder = new Builder(options);
   const map = new Map<Value, Value>();
   for (const input of graph.inputs) map.set(input, builder.graph.input(input));
-  for (const node of graph.nodes) builder.copy(node, map);
+  for (const node of graph.nodes) {
+    builder.copy(node, map);
+    yield;
+  }
   builder.graph.outputs = graph.outputs.map((v) => map.get(v)!);
   return dropDead(builder.graph);
 }

@@ -14,6 +14,8 @@ export interface NativeAddon {
   download<A extends ArrayBufferView>(buffer: number, into: A): Promise<A>;
   sync(): Promise<void>;
   compile(program: string, constants: readonly ArrayBufferView[], bf16: boolean): number;
+  /** As `compile`, in another thread. The constants are copied before this returns. */
+  compileLater(program: string, constants: readonly ArrayBufferView[], bf16: boolean): Promise<number>;
   run(executable: number, inputs: Float64Array, outputs: Float64Array): void;
   /** A handle of the program with these buffers. */
   bind(executable: number, inputs: Float64Array, outputs: Float64Array): number;

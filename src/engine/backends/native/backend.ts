@@ -2,6 +2,7 @@ import { type DType, type HostArray, hostArray } from "../../../tensor/dtype.ts"
 import { BackendError } from "../../../tensor/errors.ts";
 import type { Aval } from "../../../tensor/graph.ts";
 import type { Attributes, Backend, BackendBuffer, BoundExecutable, Executable, Program } from "../../program.ts";
+import { inSlices, type Sliced } from "../../slices.ts";
 import {
   addonIdentity,
   loadAddon,
@@ -10,8 +11,8 @@ import {
   type NativeFacts,
   type ProfileEntry,
 } from "./addon.ts";
-import { encodeProgram } from "./encode.ts";
-import { cacheFolder, hashOfCode, ProgramFiles, programsFolder } from "./programs.ts";
+import { encodeProgram, encodingProgram } from "./encode.ts";
+import { cacheFolder, hashingCode, ProgramFiles, programsFolder } from "./programs.ts";
 import { supportsOp, workspaceOf } from "./supports.ts";
 
 /** Memory of the native backend. A buffer that has been released is refused, never read. */
@@ -51,6 +52,7 @@ export interface NativeExecutable extends Executable {
 
 export interface NativeBackend extends Backend {
   compile(program: Program): NativeExecutable;
+  compileLater(program: Program): Promise<NativeExecutable>;
   /** Processor features, threads and caches as the kernels see them. */
   readonly facts: NativeFacts;
   memory(): MemoryStats;
@@ -83,10 +85,9 @@ class Compiled implements NativeExecutable {
   readonly #inputs: Float64Array;
   readonly #outputs: Float64Array;
 
-  constructor(addon: NativeAddon, program: Program) {
-    const { json, constants } = encodeProgram(program);
+  constructor(addon: NativeAddon, program: Program, handle: number) {
     this.#addon = addon;
-    this.#handle = guarded(() => addon.compile(json, constants, program.matmul === "bf16"));
+    this.#handle = handle;
     this.#inputs = new Float64Array(program.inputs.length);
     this.#outputs = new Float64Array(program.outputs.length);
   }
@@ -143,7 +144,10 @@ class Native implements NativeBackend {
     this.facts = addon.facts();
     const folder = cacheFolder();
     // The same programs for any number of threads and any caches: kernels look at those themselves.
-    const about = () => `${hashOfCode()}\n${addonIdentity()}\n${this.facts.isa} ${this.facts.bf16}`;
+    const { isa, bf16 } = this.facts;
+    const about = function* (): Sliced<string> {
+      return `${yield* hashingCode()}\n${addonIdentity()}\n${isa} ${bf16}`;
+    };
     this.programs = folder === undefined ? undefined : new ProgramFiles(programsFolder(folder), about);
   }
 
@@ -190,7 +194,19 @@ class Native implements NativeBackend {
   }
 
   compile(program: Program): NativeExecutable {
-    return new Compiled(this.#addon, program);
+    const { json, constants } = encodeProgram(program);
+    const handle = guarded(() => this.#addon.compile(json, constants, program.matmul === "bf16"));
+    return new Compiled(this.#addon, program, handle);
+  }
+
+  async compileLater(program: Program): Promise<NativeExecutable> {
+    const { json, constants } = await inSlices(encodingProgram(program));
+    try {
+      const handle = await this.#addon.compileLater(json, constants, program.matmul === "bf16");
+      return new Compiled(this.#addon, program, handle);
+    } catch (error) {
+      throw failure(error);
+    }
   }
 
   release(buffer: BackendBuffer): void {

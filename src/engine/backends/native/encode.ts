@@ -1,5 +1,6 @@
 import type { HostArray } from "../../../tensor/dtype.ts";
 import type { Attribute, Instruction, Program, ProgramValue } from "../../program.ts";
+import { type Sliced, whole } from "../../slices.ts";
 
 /** A program as the addon reads it: JSON, with the constants of all nested programs in one list beside it. */
 export interface EncodedProgram {
@@ -7,50 +8,41 @@ export interface EncodedProgram {
   readonly constants: readonly HostArray[];
 }
 
-type EncodedValue = Pick<ProgramValue, "dtype" | "shape" | "storage">;
-
-interface EncodedInstruction {
-  readonly op: string;
-  readonly inputs: readonly number[];
-  readonly outputs: readonly number[];
-  readonly attributes: Instruction["attributes"];
-  readonly scope?: string;
-  readonly programs?: readonly EncodedTree[];
-}
-
-interface EncodedTree {
-  readonly values: readonly EncodedValue[];
-  readonly instructions: readonly EncodedInstruction[];
-  readonly inputs: readonly number[];
-  readonly outputs: readonly number[];
-  /** Positions in the common list. */
-  readonly constants: readonly number[];
-  readonly aliases: Program["aliases"];
-  readonly arenaBytes: number;
-}
-
 export function encodeProgram(program: Program): EncodedProgram {
+  return whole(encodingProgram(program));
+}
+
+/** As `encodeProgram`, to be done in slices. */
+export function* encodingProgram(program: Program): Sliced<EncodedProgram> {
   const constants: HostArray[] = [];
-  const tree = (p: Program): EncodedTree => {
+  const json = JSON.stringify;
+  const textOf = ({ dtype, shape, storage }: ProgramValue) => json({ dtype, shape, storage });
+  const instructionOf = ({ op, inputs, outputs, attributes, scope }: Instruction) =>
+    json({ op, inputs, outputs, attributes: exact(attributes), ...(scope ? { scope } : {}) });
+  /** An object of what `json` gives and lists that are written one by one. The constants are positions in the common list. */
+  const tree = function* (p: Program): Sliced<string> {
     const positions = p.constants.map((data) => constants.push(data) - 1);
-    return {
-      values: p.values.map(({ dtype, shape, storage }) => ({ dtype, shape, storage })),
-      instructions: p.instructions.map((i) => ({
-        op: i.op,
-        inputs: i.inputs,
-        outputs: i.outputs,
-        attributes: exact(i.attributes) as Instruction["attributes"],
-        ...(i.scope ? { scope: i.scope } : {}),
-        ...(i.programs ? { programs: i.programs.map(tree) } : {}),
-      })),
-      inputs: p.inputs,
-      outputs: p.outputs,
-      constants: positions,
-      aliases: p.aliases,
-      arenaBytes: p.arenaBytes,
-    };
+    const values: string[] = [];
+    for (const [i, value] of p.values.entries()) {
+      values.push(textOf(value));
+      if (i % 16 === 0) yield;
+    }
+    const instructions: string[] = [];
+    for (const instruction of p.instructions) {
+      let text = instructionOf(instruction);
+      if (instruction.programs) {
+        const programs: string[] = [];
+        for (const inner of instruction.programs) programs.push(yield* tree(inner));
+        text = `${text.slice(0, -1)},"programs":[${programs.join()}]}`;
+      }
+      instructions.push(text);
+      yield;
+    }
+    const { inputs, outputs, aliases, arenaBytes } = p;
+    const rest = json({ inputs, outputs, constants: positions, aliases, arenaBytes });
+    return `{"values":[${values.join()}],"instructions":[${instructions.join()}],${rest.slice(1)}`;
   };
-  return { json: JSON.stringify(tree(program)), constants };
+  return { json: yield* tree(program), constants };
 }
 
 /** JSON has no infinities, no NaN and loses the sign of zero: those travel as strings, which the addon reads back as numbers. */

@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import { deserialize, serialize } from "node:v8";
 import type { HostArray } from "../../../tensor/dtype.ts";
 import type { ProgramStore, StoredProgram } from "../../program.ts";
+import { type Sliced, whole } from "../../slices.ts";
 
 /** Bytes that a folder of programs may take, and what is left of them once it is cleared out: those used last. */
 const MOST_BYTES = 128 << 20;
@@ -36,11 +37,17 @@ export const programsFolder = (cache: string): string => join(cache, "programs")
 
 /** A hash of the code that makes programs: all of `tensor` and `engine`, as it runs (sources or compiled). */
 export function hashOfCode(): string {
+  return whole(hashingCode());
+}
+
+/** As `hashOfCode`, to be done in slices. */
+export function* hashingCode(): Sliced<string> {
   const engine = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
   const hash = createHash("sha256");
   for (const room of [join(dirname(engine), "tensor"), engine])
     for (const name of readdirSync(room, { recursive: true, encoding: "utf8" }).sort())
       if (/\.[cm]?[jt]s$/.test(name) && !name.endsWith(".d.ts")) {
+        yield;
         const text = readFileSync(join(room, name));
         hash.update(`${name} ${text.byteLength}\n`).update(text);
       }
@@ -54,18 +61,18 @@ export function hashOfCode(): string {
  */
 export class ProgramFiles implements ProgramStore {
   readonly #folder: string;
-  readonly #about: () => string;
+  readonly #about: () => Sliced<string>;
   #version: string | undefined;
   #swept = false;
   #writing: Promise<void> = Promise.resolve();
 
-  constructor(folder: string, about: () => string) {
+  constructor(folder: string, about: () => Sliced<string>) {
     this.#folder = folder;
     this.#about = about;
   }
 
-  digest(parts: readonly (string | HostArray)[]): string {
-    this.#version ??= `${MAGIC}${process.version}\n${this.#about()}`;
+  *digesting(parts: readonly (string | HostArray)[]): Sliced<string> {
+    this.#version ??= `${MAGIC}${process.version}\n${yield* this.#about()}`;
     const hash = createHash("sha256").update(this.#version);
     for (const part of parts) {
       const bytes =
