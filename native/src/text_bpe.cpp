@@ -226,6 +226,12 @@ size_t BpeModel::encode_long(const uint8_t* piece, size_t n, const uint8_t* end,
   for (size_t at = 1; at <= n; at++) {
     if (at < n && joints[size_t(piece[at - 1]) << 8 | piece[at]]) continue;
     const size_t part = at - begin;
+    // Only a whole piece may be a token that merges do not lead to.
+    if (part < n && find_whole(piece + begin, part) != kNone) {
+      used += merge(piece + begin, part, out + used);
+      begin = at;
+      continue;
+    }
     used += part <= WordCache::longest ? encode_cached(piece + begin, part, end, cache, out + used) : encode_word(piece + begin, part, out + used);
     begin = at;
   }

@@ -13,9 +13,10 @@ export class AddedTokenMatcher {
 
   /** @param spelling how a token's content appears in the text searched (normalised or not) */
   constructor(tokens: readonly AddedToken[], spelling: (content: string) => string) {
-    this.byContent = new Map(tokens.map((token) => [spelling(token.content), token]));
+    // Of tokens that are spelled the same, the last counts; special ones come first.
+    const inOrder = [...tokens.filter((token) => token.special), ...tokens.filter((token) => !token.special)];
+    this.byContent = new Map(inOrder.map((token) => [spelling(token.content), token]));
     const alternatives = [...this.byContent.keys()]
-      .filter((content) => content !== "")
       .sort((a, b) => b.length - a.length)
       .map((content) => content.replace(/[\^$\\.*+?()[\]{}|/]/g, "\\$&"));
     this.expression = alternatives.length === 0 ? undefined : new RegExp(alternatives.join("|"), "gu");
@@ -36,10 +37,14 @@ export class AddedTokenMatcher {
       let start = found.index;
       let end = start + found[0].length;
       if (token.single_word && (endsInWord(text.slice(0, start)) || startsWithWord(text.slice(end)))) continue;
-      if (token.lstrip) while (start > done && isSpace(text[start - 1]!)) start--;
+      if (token.lstrip) {
+        while (start > done && isSpace(text[start - 1]!)) start--;
+        start = Math.max(start, done);
+      }
       if (token.rstrip) while (end < text.length && isSpace(text[end]!)) end++;
       if (start > done) segments.push({ text: text.slice(done, start), start: done });
-      segments.push({ id: token.id, start, end });
+      // Another token may have taken white space that this one is made of: it counts once more, unless nothing is left of it.
+      if (end > start) segments.push({ id: token.id, start, end });
       done = end;
     }
     if (done < text.length) segments.push({ text: text.slice(done), start: done });

@@ -1,4 +1,5 @@
 import { BYTE_TO_CHARACTER, encodeUtf8 } from "./bytes.ts";
+import { matchesOf } from "./regex.ts";
 
 /** A character and what it is to the text before: 1, put in after what came before; 0, in place of one; -n, in place of one and n more. */
 export type Change = readonly [character: string, change: number];
@@ -12,10 +13,14 @@ export class Aligned {
   private readonly starts: Int32Array;
   private readonly ends: Int32Array;
 
-  private constructor(text: string, starts: Int32Array, ends: Int32Array) {
+  /** Where the text begins in the original one: what is put in before all else stands there. */
+  readonly from: number;
+
+  private constructor(text: string, starts: Int32Array, ends: Int32Array, from: number) {
     this.text = text;
     this.starts = starts;
     this.ends = ends;
+    this.from = from;
   }
 
   /** A stretch of the original text that begins at `from` there. */
@@ -28,11 +33,13 @@ export class Aligned {
       ends.fill(from + at + width, at, at + width);
       at += width;
     }
-    return new Aligned(text, starts, ends);
+    return new Aligned(text, starts, ends, from);
   }
 
   slice(start: number, end = this.text.length): Aligned {
-    return new Aligned(this.text.slice(start, end), this.starts.subarray(start, end), this.ends.subarray(start, end));
+    const from = this.starts[start] ?? this.from;
+    const [starts, ends] = [this.starts.subarray(start, end), this.ends.subarray(start, end)];
+    return new Aligned(this.text.slice(start, end), starts, ends, from);
   }
 
   /** What of the original text the units [start, end) stand for. */
@@ -58,8 +65,8 @@ export class Aligned {
     const ends: number[] = [];
     for (const [character, change] of changes) {
       const from = change > 0 ? at - 1 : at;
-      const start = from < 0 ? 0 : (this.starts[from] ?? 0);
-      const end = from < 0 ? 0 : (this.ends[from] ?? 0);
+      const start = this.starts[from] ?? this.from;
+      const end = this.ends[from] ?? this.from;
       for (let i = 0; i < character.length; i++) {
         starts.push(start);
         ends.push(end);
@@ -67,7 +74,7 @@ export class Aligned {
       out += character;
       if (change <= 0) skip(1 - change);
     }
-    return new Aligned(out, Int32Array.from(starts), Int32Array.from(ends));
+    return new Aligned(out, Int32Array.from(starts), Int32Array.from(ends), this.from);
   }
 
   /** Each character as `f` writes it. */
@@ -96,15 +103,15 @@ export class Aligned {
     const add = (part: Aligned): void => {
       out = out === undefined ? part : out.concat(part);
     };
-    for (const found of this.text.matchAll(expression)) {
-      const end = found.index + found[0].length;
-      add(this.slice(done, found.index));
+    for (const [start, end] of matchesOf(expression, this.text)) {
+      add(this.slice(done, start));
       const last = Math.max(0, end - 1);
       add(
         new Aligned(
           content,
-          new Int32Array(content.length).fill(end === 0 ? 0 : this.starts[last]!),
-          new Int32Array(content.length).fill(end === 0 ? 0 : this.ends[last]!),
+          new Int32Array(content.length).fill(end === 0 ? this.from : this.starts[last]!),
+          new Int32Array(content.length).fill(end === 0 ? this.from : this.ends[last]!),
+          this.from,
         ),
       );
       done = end;
@@ -124,6 +131,7 @@ export class Aligned {
       front,
       new Int32Array(front.length).fill(this.starts[0]!),
       new Int32Array(front.length).fill(this.ends[0]!),
+      this.from,
     ).concat(this.slice(width));
   }
 
@@ -144,7 +152,12 @@ export class Aligned {
       out.set(b, a.length);
       return out;
     };
-    return new Aligned(this.text + other.text, joined(this.starts, other.starts), joined(this.ends, other.ends));
+    return new Aligned(
+      this.text + other.text,
+      joined(this.starts, other.starts),
+      joined(this.ends, other.ends),
+      this.from,
+    );
   }
 }
 

@@ -42,7 +42,10 @@ export type ByteLevelFile = TokenizerFile & { readonly model: BpePart };
 
 export function isByteLevel(file: TokenizerFile): file is ByteLevelFile {
   const { model, decoder, pre_tokenizer: part } = file;
-  const last = part?.type === "Sequence" ? part.pretokenizers.at(-1) : part;
+  const steps = part?.type === "Sequence" ? part.pretokenizers : part === null ? [] : [part];
+  // Bytes written as characters, and then the bytes of these: not what this tokenizer does.
+  if (steps.slice(0, -1).some((step) => step.type === "ByteLevel" || step.type === "Sequence")) return false;
+  const last = steps.at(-1);
   return (
     model.type === "BPE" &&
     !model.byte_fallback &&
@@ -82,7 +85,11 @@ export class ByteLevelTokenizer extends FileTokenizer {
     this.tiktoken = tiktoken;
     const { vocab } = file.model;
     for (const [token, id] of vocab) this.bytes[id] = tokenBytes(token) ?? encodeUtf8(token);
-    for (const { content, id } of file.added_tokens) this.bytes[id] = encodeUtf8(content);
+    for (const { id, content } of file.added_tokens) {
+      const spelled = this.spelled(id);
+      // The normalizer may have written bytes as characters. A content as it is stands for itself, where `tokenizers` takes "é" for a byte.
+      this.bytes[id] = (spelled === content ? undefined : tokenBytes(spelled)) ?? encodeUtf8(spelled);
+    }
     this.byteIds = Int32Array.from(BYTE_TO_CHARACTER, (character) => vocab.get(character) ?? -1);
     this.unknownId = this.requireUnknown();
     const ranks = tiktoken?.ranks;
@@ -124,13 +131,13 @@ export class ByteLevelTokenizer extends FileTokenizer {
   protected encodeText(text: string, allowed: AllowedSpecial): number[] {
     const ids: number[] = [];
     const emit = (word: string): void => this.encodeWord(word, ids);
-    for (const segment of this.segments(text, allowed)) {
+    for (const [i, segment] of this.segments(text, allowed).entries()) {
       if ("id" in segment) {
         ids.push(segment.id);
         continue;
       }
       const native = segment.text.length < NATIVE_LENGTH ? undefined : this.nativeEncoder();
-      if (native === undefined) this.cut(segment.text, emit, false);
+      if (native === undefined) this.cut(segment.text, emit, i === 0 && this.keepsStart(text));
       else for (const id of native.encode(segment.text)) ids.push(id);
     }
     return ids;

@@ -8,7 +8,7 @@ export type EncodingInput = string | readonly [string, string];
 /** Everything about the ids of a text, or of a pair of texts; the arrays are as long as `ids`. */
 export interface Encoding {
   readonly ids: number[];
-  /** The vocabulary's strings of the ids. */
+  /** The vocabulary's strings of the ids; of an added token, and of Unigram's unknown one, the text that was found. */
   readonly tokens: string[];
   /** 0 or 1: which of the two texts, as the post-processor says. */
   readonly typeIds: number[];
@@ -181,7 +181,8 @@ export function frameOf(part: PostProcessor | null): { readonly before: number[]
 }
 
 /** How many tokens the post-processor adds. */
-function addedBy(part: PostProcessor | null, pair: boolean): number {
+export function addedBy(part: PostProcessor | null, pair: boolean): number {
+  if (part?.type === "Sequence") return part.processors.reduce((sum, step) => sum + addedBy(step, pair), 0);
   const a = { ...emptyEncoding() };
   return process(a, pair ? emptyEncoding() : undefined, part, true).ids.length;
 }
@@ -200,9 +201,45 @@ export function finish(
   let b = second;
   if (parts.truncation !== null) {
     const added = addSpecialTokens ? addedBy(parts.post_processor, b !== undefined) : 0;
-    [a, b] = truncated(a, b, parts.truncation, Math.max(0, parts.truncation.max_length - added));
+    [a, b] = truncated(a, b, parts.truncation, roomIn(parts.truncation, added));
   }
   return process(a, b, parts.post_processor, addSpecialTokens);
+}
+
+/**
+ * How many tokens of the text fit. `tokenizers` counts past zero here and then cuts nothing off.
+ * @throws InputError when what is added does not fit
+ */
+function roomIn({ max_length }: Truncation, added: number): number {
+  if (added <= max_length) return max_length - added;
+  throw new InputError(
+    `truncation: max_length is ${max_length}, and the post-processor alone adds ${added} tokens. Use a larger max_length.`,
+  );
+}
+
+/**
+ * The ids of one text that fit.
+ * @param added how many ids the post-processor adds
+ * @throws InputError when it cannot be done as the file says
+ */
+export function truncatedIds(ids: number[], truncation: Truncation, added: number): number[] {
+  const most = roomIn(truncation, added);
+  if (ids.length <= most) return ids;
+  if (most > 0) {
+    if (truncation.strategy === "OnlySecond") throw noSecond();
+    checkStride(most, truncation.stride);
+  }
+  return truncation.direction === "Left" ? ids.slice(ids.length - most) : ids.slice(0, most);
+}
+
+const noSecond = (): InputError =>
+  new InputError("truncation: the strategy OnlySecond needs a second text. Give one, or use LongestFirst.");
+
+function checkStride(length: number, stride: number): void {
+  if (stride < length) return;
+  throw new InputError(
+    `truncation: pieces of ${length} tokens cannot overlap by ${stride}. Use a smaller stride, or a larger max_length.`,
+  );
 }
 
 function truncated(
@@ -231,8 +268,7 @@ function truncated(
   }
   const onlyFirst = truncation.strategy === "OnlyFirst";
   const target = onlyFirst ? a : b;
-  if (target === undefined)
-    throw new InputError("truncation: the strategy OnlySecond needs a second text. Give one, or use LongestFirst.");
+  if (target === undefined) throw noSecond();
   const length = target.ids.length - excess;
   if (length <= 0) {
     throw new InputError(
@@ -247,11 +283,7 @@ function cutOff(encoding: Encoding, length: number, { stride, direction }: Trunc
   const size = encoding.ids.length;
   if (length >= size) return encoding;
   if (length === 0) return { ...emptyEncoding(), overflowing: [encoding] };
-  if (stride >= length) {
-    throw new InputError(
-      `truncation: pieces of ${length} tokens cannot overlap by ${stride}. Use a smaller stride, or a larger max_length.`,
-    );
-  }
+  checkStride(length, stride);
   const ranges: [number, number][] = [];
   const step = length - stride;
   if (direction === "Right") {
@@ -298,22 +330,28 @@ function processed(sequences: Encoding[], part: PostProcessor | null, addSpecial
     case "RobertaProcessing": {
       const roberta = part.type === "RobertaProcessing";
       const trims = roberta && part.trim_offsets;
-      const texts = trims ? sequences.map((s) => trimmed(s, part.add_prefix_space)) : sequences;
+      const plain = roberta ? sequences.map((s) => ({ ...s, typeIds: s.ids.map(() => 0) })) : sequences;
+      const texts = trims ? plain.map((s) => trimmed(s, part.add_prefix_space)) : plain;
       if (!addSpecialTokens) return texts;
       const token = ([text, id]: readonly [string, number], typeId: number) => special([id], [text], typeId);
-      return texts.flatMap((text, i) =>
-        i === 0
-          ? [token(part.cls, 0), typed(text, 0), token(part.sep, 0)]
-          : roberta
-            ? [token(part.sep, 0), typed(text, 0), token(part.sep, 0)]
-            : [typed(text, 1), token(part.sep, 1)],
-      );
+      return texts.map((text, i) => {
+        if (roberta) return around([token(i === 0 ? part.cls : part.sep, 0)], typed(text, 0), [token(part.sep, 0)]);
+        return i === 0
+          ? around([token(part.cls, 0)], text, [token(part.sep, 0)])
+          : around([], text, [token(part.sep, 1)]);
+      });
     }
     case "TemplateProcessing":
+      if (sequences.length > 2) {
+        throw new InputError(
+          "post_processor: a TemplateProcessing after another one that has made several parts of a text is not supported.",
+        );
+      }
       return (sequences.length > 1 ? part.pair : part.single).flatMap((item) => {
         if ("Sequence" in item) {
           const text = sequences[item.Sequence.id === "A" ? 0 : 1];
-          return text === undefined ? [] : [typed(text, item.Sequence.type_id)];
+          // What was cut off keeps its types.
+          return text === undefined ? [] : [{ ...text, typeIds: text.ids.map(() => item.Sequence.type_id) }];
         }
         const token = part.special_tokens[item.SpecialToken.id];
         if (token === undefined) {
@@ -326,13 +364,22 @@ function processed(sequences: Encoding[], part: PostProcessor | null, addSpecial
   }
 }
 
+/** A text with tokens around it as one text, of which only these count as added: what an earlier step has added does not. */
+function around(before: readonly Encoding[], text: Encoding, after: readonly Encoding[]): Encoding {
+  const { overflowing, ...columns } = text;
+  const bare = { ...columns, specialTokensMask: text.ids.map(() => 0), overflowing: [] };
+  const whole = [...before, bare, ...after].reduce(joinedPair);
+  return { ...whole, overflowing: overflowing.map((part) => around(before, part, after)) };
+}
+
 /** Offsets without the white space that byte-level tokens begin and end with. */
 function trimmed(encoding: Encoding, prefixSpace: boolean): Encoding {
   const offsets = encoding.offsets.map(([start, end], i): [number, number] => {
     const token = encoding.tokens[i]!;
     let leading = /^[\u0120\p{White_Space}]*/u.exec(token)![0].length;
     const trailing = /[\u0120\p{White_Space}]*$/u.exec(token)![0].length;
-    if (leading > 0 && prefixSpace && (i === 0 || start === 0)) leading = 0;
+    // A single space may be the one that was put in front.
+    if (leading === 1 && prefixSpace && (i === 0 || start === 0)) leading = 0;
     const from = Math.min(start + leading, end);
     return [from, trailing > 0 && end >= trailing ? Math.max(end - trailing, from) : end];
   });
@@ -367,5 +414,5 @@ export function padded(encodings: readonly Encoding[], padding: Padding | null):
 /** The length that texts of these lengths are padded to. */
 export function paddedLength(lengths: readonly number[], { strategy, pad_to_multiple_of: multiple }: Padding): number {
   const length = strategy === "BatchLongest" ? lengths.reduce((a, b) => Math.max(a, b), 0) : strategy.Fixed;
-  return multiple === null ? length : Math.ceil(length / multiple) * multiple;
+  return multiple === null || multiple === 0 ? length : Math.ceil(length / multiple) * multiple;
 }

@@ -2,7 +2,16 @@ import { InputError } from "../tensor/errors.ts";
 import { AddedTokenMatcher, recognisable } from "./added-tokens.ts";
 import { Aligned } from "./aligned.ts";
 import { wellFormed } from "./bytes.ts";
-import { type Encoding, type EncodingInput, encodingsOf, frameOf, Gatherer, paddedLength } from "./encoding.ts";
+import {
+  addedBy,
+  type Encoding,
+  type EncodingInput,
+  encodingsOf,
+  frameOf,
+  Gatherer,
+  paddedLength,
+  truncatedIds,
+} from "./encoding.ts";
 import { specialTokenName, type TokenizerConfig } from "./folder.ts";
 import { modelOf, type PieceModel } from "./models.ts";
 import { type AlignedNormalize, alignedNormalizeBy, type Normalize, normalizeBy } from "./normalize.ts";
@@ -44,6 +53,8 @@ export abstract class FileTokenizer implements Tokenizer {
   protected readonly config: TokenizerConfig;
   /** id -> string; added tokens win over the model's. */
   protected readonly strings: (string | undefined)[] = [];
+  /** id -> what decoding makes of an added token: a text that the normalizer has seen, if its content is to be normalised. */
+  private readonly spellings: (string | undefined)[] = [];
   protected readonly specialIds: ReadonlySet<number>;
   protected readonly normalize: Normalize;
   /** The ids around one text. */
@@ -71,15 +82,32 @@ export abstract class FileTokenizer implements Tokenizer {
       this.strings[id] = token;
       this.ids.set(token, id);
     }
-    for (const { content, id } of file.added_tokens) {
-      this.strings[id] = content;
-      this.ids.set(content, id);
-    }
+    this.add(file.added_tokens, dialect === "oniguruma" ? this.ids.size : undefined);
     const special = file.added_tokens.filter((token) => token.special);
     this.specialTokens = new Map(special.map((token) => [token.content, token.id]));
     this.specialIds = new Set(this.specialTokens.values());
     this.vocabularySize = this.strings.length;
     this.normalize = normalizeBy(file.normalizer);
+    for (const { content, id, normalized } of file.added_tokens) {
+      const spelled = normalized ? this.normalize(content) : content;
+      if (spelled === "") {
+        throw new InputError(
+          `added_tokens: the normalizer makes nothing of ${JSON.stringify(content)}, which no text would be found to hold. ` +
+            'It needs "normalized": false.',
+        );
+      }
+      const same = file.added_tokens.find((other) => {
+        return other.id < id && normalized && other.normalized && this.spellings[other.id] === spelled;
+      });
+      if (same !== undefined) {
+        // Which of them `tokenizers` finds is not the same from run to run.
+        throw new InputError(
+          `added_tokens: the normalizer makes the same of ${JSON.stringify(same.content)} and ${JSON.stringify(content)}, ` +
+            'so that no text says which. One of them needs "normalized": false.',
+        );
+      }
+      this.spellings[id] = spelled;
+    }
     this.frame = frameOf(file.post_processor);
     for (const id of [...this.frame.before, ...this.frame.after]) {
       if (this.strings[id] === undefined)
@@ -89,6 +117,31 @@ export abstract class FileTokenizer implements Tokenizer {
     this.eosId = this.configuredId("eos_token");
     this.padId = this.configuredId("pad_token");
     this.chatTemplate = config.chat_template;
+  }
+
+  /** @param size how many tokens the model has, where a token's id must be what `tokenizers` would number it */
+  private add(tokens: TokenizerFile["added_tokens"], size: number | undefined): void {
+    // `tokenizers` numbers added tokens itself, whatever the file says. Where the file says otherwise, one of the two is wrong.
+    let following = size;
+    for (const { content, id } of tokens) {
+      const expected = this.ids.get(content) ?? following ?? id;
+      if (id !== expected) {
+        throw new InputError(
+          `added_tokens: ${JSON.stringify(content)} has the id ${id}, where ${
+            this.ids.has(content) ? `the vocabulary says ${expected}` : `the next free one is ${expected}`
+          }.`,
+        );
+      }
+      const taken = this.strings[id];
+      if (taken !== undefined && taken !== content) {
+        throw new InputError(
+          `added_tokens: ${JSON.stringify(content)} has the id ${id}, which ${JSON.stringify(taken)} has already.`,
+        );
+      }
+      if (following !== undefined && id === following) following++;
+      this.strings[id] = content;
+      this.ids.set(content, id);
+    }
   }
 
   private configuredId(key: "bos_token" | "eos_token" | "pad_token"): number | undefined {
@@ -107,6 +160,7 @@ export abstract class FileTokenizer implements Tokenizer {
   abstract stream(options?: StreamOptions): TokenStream;
   abstract save(folder: string): Promise<void>;
 
+  /** @throws InputError when the file's truncation cannot be done */
   encode(text: string, options: EncodeOptions = {}): number[] {
     const [ids] = this.encodeBatch([text], options);
     return ids!;
@@ -134,12 +188,10 @@ export abstract class FileTokenizer implements Tokenizer {
   private framed(ids: number[], addSpecialTokens: boolean): number[] {
     const { before, after } = addSpecialTokens ? this.frame : NO_FRAME;
     const { truncation } = this.file;
-    const most =
-      truncation === null
-        ? Number.POSITIVE_INFINITY
-        : Math.max(0, truncation.max_length - before.length - after.length);
     const kept =
-      ids.length <= most ? ids : truncation?.direction === "Left" ? ids.slice(ids.length - most) : ids.slice(0, most);
+      truncation === null
+        ? ids
+        : truncatedIds(ids, truncation, addSpecialTokens ? addedBy(this.file.post_processor, false) : 0);
     return before.length + after.length === 0 ? kept : [...before, ...kept, ...after];
   }
 
@@ -157,43 +209,59 @@ export abstract class FileTokenizer implements Tokenizer {
     );
   }
 
-  private sequence(given: string, which: 0 | 1, allowed: AllowedSpecial, unit: EncodingOptions["offsets"]): Encoding {
-    const text = wellFormed(given);
-    const { raw, normalized } = this.matchersFor(allowed);
+  private alignedParts() {
     this.aligned ??= {
       normalize: alignedNormalizeBy(this.file.normalizer),
       cut: alignedCutterOf(this.file.pre_tokenizer, this.dialect),
     };
-    const { normalize, cut } = this.aligned;
+    return this.aligned;
+  }
+
+  /** Whether the normalizer leaves the first character of a text, as far as a step asks: one that puts something before the first does. */
+  protected keepsStart(text: string): boolean {
+    if (this.file.normalizer === null || !asksForFirst(this.file.pre_tokenizer)) return true;
+    return (
+      this.alignedParts()
+        .normalize(Aligned.of(wellFormed(text), 0))
+        .original(0, 1)[0] === 0
+    );
+  }
+
+  private sequence(given: string, which: 0 | 1, allowed: AllowedSpecial, unit: EncodingOptions["offsets"]): Encoding {
+    const text = wellFormed(given);
+    const { raw, normalized } = this.matchersFor(allowed);
+    const { normalize, cut } = this.alignedParts();
     const model = this.modelFor(allowed);
     const gatherer = new Gatherer(text, which, unit);
     let word = 0;
-    const add = (id: number, start: number, end: number): void => gatherer.add(id, this.strings[id]!, start, end, word);
-    let first = true;
+    /** Unigram's unknown token is named by the text it stands for, as an added token is by what was found. */
+    const unknown = this.file.model.type === "Unigram" ? this.file.model.unk_id : null;
     for (const segment of raw.split(text)) {
       if ("id" in segment) {
-        add(segment.id, segment.start, segment.end);
+        const { id, start, end } = segment;
+        gatherer.add(id, text.slice(start, end), start, end, word);
         word++;
-        first = false;
         continue;
       }
       const all = normalize(Aligned.of(segment.text, segment.start));
       for (const part of normalized.split(all.text)) {
         if ("id" in part) {
-          add(part.id, ...all.original(part.start, part.end));
+          const found = all.text.slice(part.start, part.end);
+          gatherer.add(part.id, found, ...all.original(part.start, part.end), word);
           word++;
         } else {
-          for (const piece of cut(all.slice(part.start, part.start + part.text.length), first)) {
+          for (const piece of cut(all.slice(part.start, part.start + part.text.length))) {
             const ids: number[] = [];
             const spans: number[] = [];
             model.encode(piece.text, ids, spans);
             ids.forEach((id, i) => {
-              add(id, ...piece.original(spans[2 * i]!, spans[2 * i + 1]!));
+              const [start, end] = [spans[2 * i]!, spans[2 * i + 1]!];
+              const token = id === unknown ? piece.text.slice(start, end) : this.strings[id]!;
+              gatherer.add(id, token, ...piece.original(start, end), word);
             });
             word++;
           }
         }
-        first = false;
       }
     }
     return gatherer.encoding;
@@ -239,9 +307,19 @@ export abstract class FileTokenizer implements Tokenizer {
   }
 
   /** @throws InputError for an id outside the vocabulary */
+  protected spelled(id: number): string {
+    return this.spellings[id] ?? this.stringOf(id);
+  }
+
+  /** @throws InputError for an id outside the vocabulary */
   protected stringOf(id: number): string {
     const token = this.strings[id];
     if (token !== undefined) return token;
     throw new InputError(`decode: there is no token with id ${id}; ids go from 0 to ${this.vocabularySize - 1}.`);
   }
 }
+
+const asksForFirst = (part: TokenizerFile["pre_tokenizer"]): boolean =>
+  part?.type === "Sequence"
+    ? part.pretokenizers.some(asksForFirst)
+    : part?.type === "Metaspace" && part.prepend_scheme === "first";

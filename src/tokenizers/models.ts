@@ -116,52 +116,72 @@ class CharacterBpe implements PieceModel {
         return;
       }
     }
-    const room = piece.length * 4;
+    const prefix = part.continuing_subword_prefix ?? "";
+    const suffix = part.end_of_word_suffix ?? "";
+    const room = piece.length * (3 + 3 * prefix.length) + 3 * suffix.length;
     if (this.buffer.length < room) this.buffer = new Int32Array(room * 2);
     const symbols = this.buffer;
-    /** Where each symbol begins and ends; the bytes of a character all stand for the whole of it. */
-    const places = spans === undefined ? undefined : new Int32Array(2 * room);
+    /** How many bytes of the piece each symbol stands for, as `tokenizers` counts: it adds these up, and knows no places. */
+    const widths = spans === undefined ? undefined : new Int32Array(room);
     let length = 0;
-    let unknowns = 0;
-    const add = (symbol: number, start: number, end: number): void => {
-      places?.set([start, end], 2 * length);
+    let unknownBytes = 0;
+    const add = (symbol: number, bytes: number): void => {
+      if (widths !== undefined) widths[length] = bytes;
       symbols[length++] = symbol;
     };
-    const flush = (end: number): void => {
-      if (unknowns > 0) add(this.unknown, end - unknowns, end);
-      unknowns = 0;
+    const flush = (): void => {
+      if (unknownBytes > 0) add(this.unknown, unknownBytes);
+      unknownBytes = 0;
     };
     let at = 0;
     for (const character of piece) {
-      const first = at === 0;
+      let spelled = at === 0 ? character : prefix + character;
       at += character.length;
-      let spelled = first ? character : (part.continuing_subword_prefix ?? "") + character;
-      if (at === piece.length) spelled += part.end_of_word_suffix ?? "";
+      if (at === piece.length) spelled += suffix;
       const id = part.vocab.get(spelled);
-      const start = at - character.length;
       if (id !== undefined) {
-        flush(start);
-        add(id, start, at);
+        flush();
+        add(id, utf8Width(character));
         continue;
       }
       const encoded = part.byte_fallback ? encodeUtf8(spelled) : undefined;
       if (encoded?.every((byte) => bytes[byte] !== -1)) {
-        for (const byte of encoded) add(bytes[byte]!, start, at);
+        for (const byte of encoded) add(bytes[byte]!, 1);
         continue;
       }
       if (this.unknown === -1) continue;
-      if (!part.fuse_unk) flush(start);
-      unknowns += character.length;
+      if (!part.fuse_unk) flush();
+      unknownBytes += utf8Width(character);
     }
-    flush(piece.length);
-    const widths = places === undefined ? undefined : new Int32Array(length).fill(1);
+    flush();
     const kept = this.merger.merge(symbols, length, widths);
     for (let i = 0; i < kept; i++) ids.push(symbols[i]!);
-    if (spans === undefined || places === undefined || widths === undefined) return;
-    for (let i = 0, symbol = 0; i < kept; i++) {
-      spans.push(places[2 * symbol]!);
-      symbol += widths[i]!;
-      spans.push(places[2 * symbol - 1]!);
+    if (spans === undefined || widths === undefined) return;
+    const { starts, ends } = bytePlaces(piece);
+    for (let i = 0, byte = 0; i < kept; i++) {
+      const end = byte + widths[i]!;
+      spans.push(starts[byte] ?? piece.length, ends[end - 1] ?? piece.length);
+      byte = end;
     }
   }
+}
+
+const utf8Width = (character: string): number => {
+  const point = character.codePointAt(0)!;
+  return point < 0x80 ? 1 : point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
+};
+
+/** For each byte of a text's UTF-8, where its character begins and ends in the text. */
+function bytePlaces(text: string): { readonly starts: number[]; readonly ends: number[] } {
+  const starts: number[] = [];
+  const ends: number[] = [];
+  let at = 0;
+  for (const character of text) {
+    for (let i = utf8Width(character); i > 0; i--) {
+      starts.push(at);
+      ends.push(at + character.length);
+    }
+    at += character.length;
+  }
+  return { starts, ends };
 }

@@ -234,6 +234,8 @@ function bpeParts(part: BpePart) {
   const bytes = part.byte_fallback ? byteTokens((token) => vocab.get(token)) : undefined;
   if (part.byte_fallback && bytes === undefined) return undefined;
   const unknown = part.unk_token === null ? undefined : vocab.get(part.unk_token);
+  // A character that is left out lets its neighbours merge, which the native code, cutting between characters that never merge, cannot see.
+  if (bytes === undefined && unknown === undefined) return undefined;
   // Bytes and unknown characters are put in at the end here, so nothing may merge with them.
   const apart = new Set([...(bytes ?? []), ...(unknown === undefined ? [] : [unknown])]);
   const table = new Uint32Array(merges.length * 4);

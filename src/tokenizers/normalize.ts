@@ -1,7 +1,7 @@
 import { type Aligned, type Change, unicodeChanges } from "./aligned.ts";
 import { byteCharacters } from "./bytes.ts";
 import { Charsmap } from "./charsmap.ts";
-import { characters, literalRegex, translateRegex } from "./regex.ts";
+import { characters, literalRegex, replaceMatches, translateRegex } from "./regex.ts";
 import type { Normalizer } from "./schema.ts";
 import { BERT_ACCENTS, BERT_REMOVED, MARKS } from "./unicode-bert.ts";
 
@@ -35,7 +35,7 @@ export function normalizeBy(part: Normalizer | null): Normalize {
     case "Replace": {
       const expression =
         "String" in part.pattern ? literalRegex(part.pattern.String) : translateRegex(part.pattern.Regex);
-      return (text) => text.replace(expression, () => part.content);
+      return (text) => replaceMatches(text, expression, part.content);
     }
     case "Nmt":
       return nmt;

@@ -5,8 +5,8 @@ import { characters, type Dialect } from "./regex.ts";
 import type { Metaspace, PreTokenizer } from "./schema.ts";
 import { PUNCTUATION } from "./unicode-bert.ts";
 
-/** Cuts a text into what the model sees; `first` says whether the text is at the start of the input. */
-export type Cutter = (text: string, emit: (piece: string) => void, first: boolean) => void;
+/** Cuts a text into what the model sees; `first` says whether the text, or a piece of it, is at the start of the input. */
+export type Cutter = (text: string, emit: (piece: string, first: boolean) => void, first: boolean) => void;
 
 export interface CutterOptions {
   /** Whether pieces of a ByteLevel step are text still, for a model that works on bytes; otherwise a character for each byte. */
@@ -16,36 +16,28 @@ export interface CutterOptions {
 
 /** The function for a `pre_tokenizer` of `tokenizer.json`. */
 export function cutterOf(part: PreTokenizer | null, options: CutterOptions = {}): Cutter {
-  if (part === null) return (text, emit) => emit(text);
+  if (part === null) return (text, emit, first) => emit(text, first);
   switch (part.type) {
     case "Sequence":
       return part.pretokenizers
         .map((step) => cutterOf(step, options))
         .reduceRight<Cutter>(
-          (rest, step) => (text, emit, first) => {
-            let at = first;
-            step(
-              text,
-              (piece) => {
-                rest(piece, emit, at);
-                at = false;
-              },
-              first,
-            );
-          },
-          (text, emit) => emit(text),
+          (rest, step) => (text, emit, first) => step(text, (piece, at) => rest(piece, emit, at), first),
+          (text, emit, first) => emit(text, first),
         );
     case "ByteLevel": {
       const split = part.use_regex ? splitGpt2 : whole;
-      const prefixed = (text: string): string => (part.add_prefix_space && !text.startsWith(" ") ? ` ${text}` : text);
-      if (options.raw) return (text, emit) => split(prefixed(text), emit);
-      return (text, emit) => split(prefixed(text), (piece) => emit(byteCharacters(piece)));
+      const spelled = options.raw ? (piece: string): string => piece : byteCharacters;
+      return (text, emit, first) => {
+        const space = part.add_prefix_space && text !== "" && !text.startsWith(" ") ? " " : "";
+        split(space + text, (piece, start) => emit(spelled(piece), first && start <= space.length));
+      };
     }
     case "Metaspace":
       return metaspace(part);
     default: {
       const split = plainSplitter(part, options.dialect);
-      return (text, emit) => split(text, emit);
+      return (text, emit, first) => split(text, (piece, start) => emit(piece, first && start === 0));
     }
   }
 }
@@ -73,6 +65,8 @@ export function plainSplitter(
       return splitBy(/\p{White_Space}/gu, "Removed", false);
     case "Punctuation":
       return splitBy(characters(PUNCTUATION), part.behavior, false);
+    case "FixedLength":
+      return splitBy(new RegExp(`[^]{1,${part.length}}`, "gu"), "Isolated", false);
     case "CharDelimiterSplit":
       return splitterOf({ type: "Split", pattern: { String: part.delimiter }, behavior: "Removed", invert: false });
     case "Digits":
@@ -97,13 +91,13 @@ function metaspace(part: Metaspace): Cutter {
     const prepends = prepend_scheme === "always" || (prepend_scheme === "first" && first);
     if (prepends && !all.startsWith(replacement)) all = replacement + all;
     metaspaceStarts(all, part).forEach((start, i, starts) => {
-      emit(all.slice(start, starts[i + 1]));
+      emit(all.slice(start, starts[i + 1]), first && i === 0);
     });
   };
 }
 
 /** The same for a text that remembers where its characters come from; pieces that are empty are left out. */
-export type AlignedCutter = (text: Aligned, first: boolean) => Aligned[];
+export type AlignedCutter = (text: Aligned) => Aligned[];
 
 export function alignedCutterOf(part: PreTokenizer | null, dialect?: Dialect): AlignedCutter {
   const by = (split: Splitter, text: Aligned): Aligned[] => {
@@ -117,8 +111,7 @@ export function alignedCutterOf(part: PreTokenizer | null, dialect?: Dialect): A
   switch (part.type) {
     case "Sequence": {
       const steps = part.pretokenizers.map((step) => alignedCutterOf(step, dialect));
-      return (text, first) =>
-        steps.reduce((pieces, step) => pieces.flatMap((piece, i) => step(piece, first && i === 0)), [text]);
+      return (text) => steps.reduce((pieces, step) => pieces.flatMap(step), [text]);
     }
     case "ByteLevel":
       return (text) => {
@@ -126,8 +119,9 @@ export function alignedCutterOf(part: PreTokenizer | null, dialect?: Dialect): A
         return by(part.use_regex ? splitGpt2 : whole, prefixed).map((piece) => piece.bytes());
       };
     case "Metaspace":
-      return (text, first) => {
+      return (text) => {
         const { replacement, prepend_scheme } = part;
+        const first = text.from === 0;
         let all = text.map((c) => (c === " " ? replacement : c));
         const prepends = prepend_scheme === "always" || (prepend_scheme === "first" && first);
         if (prepends && !all.text.startsWith(replacement)) all = all.prepend(replacement);

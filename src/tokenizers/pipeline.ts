@@ -1,5 +1,5 @@
 import { decodeUtf8, wellFormed } from "./bytes.ts";
-import { type DecodeChain, decodeChainOf } from "./decode.ts";
+import { type DecodeStep, decodeStepOf } from "./decode.ts";
 import { FileTokenizer, NO_FRAME } from "./file-tokenizer.ts";
 import { type TokenizerConfig, writeTokenizerFolder } from "./folder.ts";
 import type { PieceModel } from "./models.ts";
@@ -46,7 +46,6 @@ class Remembering implements PieceModel {
  */
 export class PipelineTokenizer extends FileTokenizer {
   private readonly cut: Cutter;
-  private readonly decodeChain: DecodeChain;
   private readonly remembering = new Map<PieceModel, Remembering>();
   /** Native encoders: all special tokens allowed or not, and whether texts are searched after the normalizer. Null where there is none. */
   private readonly natives = new Map<string, NativePieces | null>();
@@ -55,7 +54,7 @@ export class PipelineTokenizer extends FileTokenizer {
   constructor(file: TokenizerFile, config: TokenizerConfig = {}) {
     super(file, config);
     this.cut = cutterOf(file.pre_tokenizer);
-    this.decodeChain = decodeChainOf(file.decoder);
+    decodeStepOf(file.decoder); // and with the decoder
     this.modelFor("all"); // what is wrong with the model is said now
   }
 
@@ -79,7 +78,7 @@ export class PipelineTokenizer extends FileTokenizer {
     };
     const early = native?.normalizes && normalized.empty;
     const late = native !== undefined && !native.normalizes;
-    let first = true;
+    let first = this.keepsStart(text);
     for (const segment of raw.split(wellFormed(text))) {
       if ("id" in segment) out.push(segment.id);
       else {
@@ -140,49 +139,35 @@ export class PipelineTokenizer extends FileTokenizer {
   }
 
   decode(ids: readonly number[], options: DecodeOptions = {}): string {
-    const tokens: string[] = [];
-    for (const id of ids) {
-      const token = this.stringOf(id);
-      if (!(options.skipSpecialTokens && this.specialIds.has(id))) tokens.push(token);
-    }
-    return this.decodeChain(tokens).join("");
+    const step = decodeStepOf(this.file.decoder);
+    let text = "";
+    for (const id of ids) text += this.pushed(step, id, options);
+    return text + step.end().join("");
+  }
+
+  private pushed(step: DecodeStep, id: number, { skipSpecialTokens = false }: DecodeOptions): string {
+    const token = this.spelled(id);
+    return skipSpecialTokens && this.specialIds.has(id) ? "" : step.push(token).join("");
   }
 
   stream(options: StreamOptions = {}): TokenStream {
-    return decodeStream((ids) => this.decode(ids, options), options.after ?? []);
+    const before = options.after?.slice(-8) ?? [];
+    const step = decodeStepOf(this.file.decoder);
+    /** How much of what comes out is text of the ids before. */
+    let old = before.length === 0 ? 0 : this.decode(before, options).length;
+    const fresh = (text: string): string => {
+      const out = text.slice(old);
+      old = Math.max(0, old - text.length);
+      return out;
+    };
+    for (const id of before) fresh(this.pushed(step, id, options));
+    return {
+      push: (id) => fresh(this.pushed(step, id, options)),
+      end: () => fresh(step.end().join("")),
+    };
   }
 
   async save(folder: string): Promise<void> {
     await writeTokenizerFolder(folder, this.file, this.config);
   }
-}
-
-/**
- * A stream over any `decode` whose tokens depend on their neighbours only: the text of a window of ids, less what of it is known already.
- * Held back are a replacement character at the end (more bytes may complete it) and a piece that is nothing yet.
- */
-export function decodeStream(decode: (ids: readonly number[]) => string, after: readonly number[]): TokenStream {
-  let window = [...after.slice(-8)];
-  let known = decode(window);
-  /** Ids of the window whose text is out already. */
-  let settled = window.length;
-  return {
-    push(id) {
-      decode([id]); // an unknown id fails before it is in the window
-      window.push(id);
-      const text = decode(window);
-      if (text.length <= known.length || text.endsWith("\ufffd")) return "";
-      const fresh = text.slice(known.length);
-      window = window.slice(settled);
-      settled = window.length;
-      known = decode(window);
-      return fresh;
-    },
-    end() {
-      const text = decode(window);
-      const rest = text.slice(known.length);
-      known = text;
-      return rest;
-    },
-  };
 }

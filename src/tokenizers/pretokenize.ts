@@ -1,5 +1,5 @@
 import { characterClasses } from "./native.ts";
-import { type Dialect, literalRegex, translateRegex } from "./regex.ts";
+import { type Dialect, literalRegex, matchesOf, translateRegex } from "./regex.ts";
 import type { PreTokenizer } from "./schema.ts";
 
 /** GPT-2's splitting expression (Radford et al. 2019; the same in `tokenizers`' ByteLevel). */
@@ -97,18 +97,12 @@ type Behavior = (PreTokenizer & { type: "Split" })["behavior"];
 export function splitBy(expression: RegExp, behavior: Behavior, invert: boolean): Splitter {
   const split: Splitter = (text, emit) => {
     const pieces: Piece[] = [];
-    const add = (start: number, end: number, match: boolean): void => {
-      if (end > start) pieces.push({ start, end, match: match !== invert });
-    };
-    let end = 0;
+    let done = 0;
     try {
-      // Not matchAll: it makes a copy of the expression for each text, and texts may be single words.
-      expression.lastIndex = 0;
-      for (let found = expression.exec(text); found !== null; found = expression.exec(text)) {
-        add(end, found.index, false);
-        end = found.index + found[0].length;
-        add(found.index, end, true);
-        if (found[0] === "") expression.lastIndex += (text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1;
+      for (const [start, end] of matchesOf(expression, text)) {
+        if (start > done) pieces.push({ start: done, end: start, match: invert });
+        pieces.push({ start, end, match: !invert }); // an empty one also parts what is on its sides
+        done = end;
       }
     } catch (error) {
       // One match of ten million characters or more exhausts the engine's stack. Such a text is cut in two, at a line's end if it
@@ -119,8 +113,8 @@ export function splitBy(expression: RegExp, behavior: Behavior, invert: boolean)
       split(text.slice(middle), (part, start) => emit(part, middle + start));
       return;
     }
-    add(end, text.length, false);
-    for (const { start, end: stop } of arrange(pieces, behavior)) emit(text.slice(start, stop), start);
+    if (done < text.length) pieces.push({ start: done, end: text.length, match: invert });
+    for (const { start, end } of arrange(pieces, behavior)) if (end > start) emit(text.slice(start, end), start);
   };
   return split;
 }

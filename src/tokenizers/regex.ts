@@ -189,6 +189,37 @@ class Translator {
 const literal = (c: string): string => (/[\^$\\.*+?()[\]{}|/]/.test(c) ? `\\${c}` : c);
 const inClass = (c: string): string => (/[\^\\\]\-[]/.test(c) ? `\\${c}` : c);
 
+/**
+ * The matches of a global expression in a text, as Oniguruma's and fancy-regex's iterators find them: none that is empty where the one
+ * before ends.
+ */
+export function matchesOf(expression: RegExp, text: string): [start: number, end: number][] {
+  const found: [number, number][] = [];
+  if (text === "") return found;
+  let last = -1;
+  // Not matchAll: it makes a copy of the expression for each text, and texts may be single words.
+  expression.lastIndex = 0;
+  for (let match = expression.exec(text); match !== null; match = expression.exec(text)) {
+    const start = match.index;
+    const end = start + match[0].length;
+    if (end > start || start !== last) found.push([start, end]);
+    last = end;
+    if (end === start) expression.lastIndex += (text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1;
+  }
+  return found;
+}
+
+/** A text with `content` in place of each match. */
+export function replaceMatches(text: string, expression: RegExp, content: string): string {
+  let out = "";
+  let done = 0;
+  for (const [start, end] of matchesOf(expression, text)) {
+    out += text.slice(done, start) + content;
+    done = end;
+  }
+  return done === 0 && out === "" ? text : out + text.slice(done);
+}
+
 /** An expression that matches `text` itself. */
 export const literalRegex = (text: string): RegExp => new RegExp([...text].map(literal).join(""), "gu");
 

@@ -59,6 +59,13 @@ const metaspace = z
     prepend_scheme: z.enum(["always", "never", "first"]).optional(),
     split: z.boolean().default(true),
   })
+  .refine(
+    ({ add_prefix_space, prepend_scheme }) =>
+      add_prefix_space === undefined ||
+      prepend_scheme === undefined ||
+      add_prefix_space === (prepend_scheme !== "never"),
+    "add_prefix_space says otherwise than prepend_scheme",
+  )
   .transform((part) => ({
     type: part.type,
     replacement: part.replacement,
@@ -71,13 +78,14 @@ const simplePreTokenizers = [
   z.strictObject(byteLevelKeys),
   metaspace,
   z.strictObject({ type: z.enum(["BertPreTokenizer", "Whitespace", "WhitespaceSplit"]) }),
+  z.strictObject({ type: z.literal("FixedLength"), length: z.int().positive().default(5) }),
   z.strictObject({ type: z.literal("Digits"), individual_digits: z.boolean().default(false) }),
   z.strictObject({ type: z.literal("Punctuation"), behavior: behavior.default("Isolated") }),
   z.strictObject({ type: z.literal("CharDelimiterSplit"), delimiter: z.string() }),
   z.strictObject({ type: z.literal("Split"), pattern, behavior, invert: z.boolean().default(false) }),
 ] as const;
 const PRE_TOKENIZERS =
-  "ByteLevel Metaspace BertPreTokenizer Whitespace WhitespaceSplit Digits Punctuation CharDelimiterSplit Split Sequence".split(
+  "ByteLevel Metaspace BertPreTokenizer Whitespace WhitespaceSplit FixedLength Digits Punctuation CharDelimiterSplit Split Sequence".split(
     " ",
   );
 type SimplePreTokenizer = z.output<(typeof simplePreTokenizers)[number]>;
@@ -138,6 +146,12 @@ const simpleDecoders = [
     prefix: z.string().default("##"),
     cleanup: z.boolean().default(true),
   }),
+  z.strictObject({
+    type: z.literal("CTC"),
+    pad_token: z.string(),
+    word_delimiter_token: z.string(),
+    cleanup: z.boolean(),
+  }),
   z.strictObject({ type: z.literal("BPEDecoder"), suffix: z.string().default("</w>") }),
   z.strictObject({
     type: z.literal("Strip"),
@@ -147,7 +161,7 @@ const simpleDecoders = [
   }),
   z.strictObject({ type: z.literal("Replace"), pattern, content: z.string() }),
 ] as const;
-const DECODERS = "ByteLevel Metaspace ByteFallback Fuse WordPiece BPEDecoder Strip Replace Sequence".split(" ");
+const DECODERS = "ByteLevel Metaspace ByteFallback Fuse WordPiece CTC BPEDecoder Strip Replace Sequence".split(" ");
 export type Decoder =
   | z.output<(typeof simpleDecoders)[number]>
   | { readonly type: "Sequence"; readonly decoders: readonly Decoder[] };
@@ -190,7 +204,10 @@ const mergeList = z.custom<(string | [string, string])[]>(
 const byId = (entries: Record<string, number>) => new Map(Object.entries(entries).sort((a, b) => a[1] - b[1]));
 const bpe = z.strictObject({
   type: z.literal("BPE").default("BPE"),
-  dropout: z.null("must be null: a tokenizer that drops merges at random is not supported").default(null),
+  // Zero drops nothing.
+  dropout: z
+    .union([z.null(), z.literal(0)], "must be null or 0: a tokenizer that drops merges at random is not supported")
+    .default(null),
   unk_token: z.string().nullable().default(null),
   continuing_subword_prefix: z.string().nullable().default(null),
   end_of_word_suffix: z.string().nullable().default(null),
@@ -241,7 +258,7 @@ const truncation = z.strictObject({
 const padding = z.strictObject({
   strategy: z.union([z.literal("BatchLongest"), z.strictObject({ Fixed: z.int().nonnegative() })]),
   direction: z.enum(["Left", "Right"]),
-  pad_to_multiple_of: z.int().positive().nullable(),
+  pad_to_multiple_of: z.int().nonnegative().nullable(),
   pad_id: z.int().nonnegative(),
   pad_type_id: z.int().nonnegative(),
   pad_token: z.string(),

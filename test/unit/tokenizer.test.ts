@@ -280,7 +280,7 @@ describe("tokenizer.json", () => {
     ["post_processor", { type: "BertProcessing" }, "post_processor.sep"],
     ["post_processor", adding("<gone>", []), "uses <gone>"],
     ["post_processor", adding("<s>", [9999]), "the id 9999"],
-    ["decoder", { type: "CTC" }, 'the decoder "CTC"'],
+    ["decoder", { type: "Other" }, 'the decoder "Other"'],
     ["decoder", null, "decoder"],
     ["model", { type: "Surprise", vocab: [] }, 'the model "Surprise"'],
     ["model", { type: "Unigram", vocab: [] }, "model.unk_id"],

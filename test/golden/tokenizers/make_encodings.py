@@ -34,11 +34,10 @@ PAIRS = [
 ]
 
 
-def columns(e, tokenizer):
+def columns(e):
     return {
         "ids": e.ids,
-        # Unigram's own list has an unknown token's text there.
-        "tokens": [tokenizer.id_to_token(i) for i in e.ids],
+        "tokens": e.tokens,
         "typeIds": e.type_ids,
         "offsets": [list(o) for o in e.offsets],
         "wordIds": e.word_ids,
@@ -47,8 +46,8 @@ def columns(e, tokenizer):
     }
 
 
-def whole(e, tokenizer):
-    return {**columns(e, tokenizer), "overflowing": [columns(o, tokenizer) for o in e.overflowing]}
+def whole(e):
+    return {**columns(e), "overflowing": [columns(o) for o in e.overflowing]}
 
 
 def cases():
@@ -83,10 +82,10 @@ def main():
         strategy = (changes.get("truncation") or {}).get("strategy")
         texts = [t for t in TEXTS if strategy in (None, "LongestFirst")]
         pairs = PAIRS
-        encode = lambda batch: [whole(e, tokenizer) for e in tokenizer.encode_batch(batch)]
+        encode = lambda batch: [whole(e) for e in tokenizer.encode_batch(batch)]
         out.append({"name": name, "base": base, "changes": changes, "texts": texts, "pairs": pairs,
                     "single": encode(texts), "pair": encode(pairs),
-                    "plain": [whole(tokenizer.encode(t, add_special_tokens=False), tokenizer) for t in texts[:4]]})
+                    "plain": [whole(tokenizer.encode(t, add_special_tokens=False)) for t in texts[:4]]})
     write_gz("encodings.json.gz", json.dumps(out, ensure_ascii=True))
 
 
