@@ -52,11 +52,20 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
   );
 }
 
+/** Bytes; what is larger is no tokenizer, and no string of JavaScript's either. */
+const LARGEST = 2 ** 28;
+
 /** One file, by its name. */
 async function loadFile(path: string, config: TokenizerConfig): Promise<Tokenizer> {
   const name = basename(path);
-  if (name.endsWith(".json")) return tokenizerFromJson(parseJson(await readFile(path, "utf8"), path), path, config);
   if (name.endsWith(".gguf")) return tokenizerFromGguf(path);
+  const { size } = await stat(path);
+  if (size > LARGEST) {
+    throw new InputError(
+      `${path}: ${size} bytes, where a tokenizer's file has at most ${LARGEST}. Is it the model's weights?`,
+    );
+  }
+  if (name.endsWith(".json")) return tokenizerFromJson(parseJson(await readFile(path, "utf8"), path), path, config);
   if (name.endsWith(".model")) {
     const file = await readFile(path);
     return new SentencePieceTokenizer(parseSentencePiece(file, path), config, file);

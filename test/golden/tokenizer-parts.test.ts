@@ -1,8 +1,10 @@
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
 import { type Case, compareCase, readCase } from "../../bench/tokenizer-cases.ts";
-import { tokenizerFromJson } from "../../src/tokenizers/index.ts";
+import { loadTokenizer, tokenizerFromJson } from "../../src/tokenizers/index.ts";
 
 const cases = gunzipSync(await readFile(new URL("./tokenizers/fuzz.jsonl.gz", import.meta.url)))
   .toString("utf8")
@@ -63,3 +65,20 @@ describe("what tokenizers would read otherwise is refused", () => {
     expect(() => tokenizer.encode("a")).toThrow("max_length is 1, and the post-processor alone adds 2 tokens");
   });
 });
+
+test.each(["tokenizer.json", "tokenizer.model", "gpt2.tiktoken", "vocab.txt"])(
+  "a sparse %s of 2 GB is refused at once",
+  async (name) => {
+    const folder = await mkdtemp(join(tmpdir(), "howdah-sparse-"));
+    try {
+      const path = join(folder, name);
+      await writeFile(path, "");
+      await truncate(path, 2 ** 31);
+      await expect(loadTokenizer(path)).rejects.toThrow(
+        `${path}: 2147483648 bytes, where a tokenizer's file has at most`,
+      );
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  },
+);
