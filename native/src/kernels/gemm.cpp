@@ -153,10 +153,13 @@ HOWDAH_INLINE void want_finish(Wanted& wanted, const GemmArgs& g, int64_t i, int
  */
 constexpr int64_t total_tiles = 8;
 
-/** One panel of B (its `columns` columns start at column j) times a block of A, into C. */
+/**
+ * One panel of B (its `columns` columns start at column j) times a block of A, into C. `next` is the packed panel that comes after it, or null: its
+ * lines are fetched from L3 meanwhile.
+ */
 template <bool BF>
 void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int kd, const float* b, int64_t ldb,
-                    int64_t j, int columns, const Partial& partial, Turn turn, float* totals) {
+                    int64_t j, int columns, const Partial& partial, Turn turn, float* totals, const float* next) {
   constexpr int tile_rows = tile_of<BF>.rows, width = tile_of<BF>.vectors * W;
   const auto& kernels = a.layout == ALayout::rows ? tile_functions<BF, ALayout::rows> : tile_functions<BF, ALayout::panel>;
   // Plain sums go straight to C or the partial sums, all else through a buffer in L1.
@@ -166,12 +169,15 @@ void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int
   const bool add = !turn.first || g.beta != 0;
   const FinishWhole whole = turn.first && turn.last && columns == width ? finish_whole_of<tile_of<BF>.vectors>(g) : nullptr;
   alignas(64) float buffer[tile_rows * width], total[width] = {};
+  // With few tiles to a panel, asking would take longer than it saves.
+  const int64_t tiles = ceil_div(rows, tile_rows), lines = next && tiles >= 4 ? ceil_div(ceil_div((int64_t)kd * width * 4, 64), tiles * tile_rows) : 0;
   for (int r = 0; r < rows; r += tile_rows) {
     const int count = std::min(tile_rows, rows - r);
     const float* ap = a.data + (r / tile_rows) * a.panel;
     const auto kernel = kernels[(size_t)count - 1];
     float* p = partial.data ? partial.at(i0 + r, j) : nullptr;
     Wanted wanted;
+    if (lines > 0) wanted.later = (const char*)next + r * lines * 64, wanted.later_lines = (int)lines;
     // The next tile's rows of A, where they are not one run that the processor fetches by itself.
     if (a.layout == ALayout::rows && r + tile_rows < rows) wanted.add(ap + a.panel, a.ld * 4, kd * 4);
     if (plain) {
@@ -362,8 +368,10 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
               const TileA block_a = cut.in_place ? TileA{(const float*)g.a + i0 * ld + k0, ALayout::rows, ld, tile_rows * ld}
                                                  : TileA::packed<BF>(a + p * a_words, g.trans_a, kd);
               const float* b = own_b ? own_b + (p * at_once + panel - start) * stride : shared_b + (p * panels + panel) * stride;
+              const bool more = p + 1 < span || panel + 1 < stop;
+              const float* next = own_b || !more ? nullptr : shared_b + (p + 1 < span ? (p + 1) * panels + panel : panel + 1) * stride;
               multiply_panel<BF>(g, block_a, i0, rows, kd, b, width, j, (int)std::min<int64_t>(width, g.n - j), partial,
-                                 {from + p == 0, from + p == blocks.count - 1}, totals);
+                                 {from + p == 0, from + p == blocks.count - 1}, totals, next);
             }
           }
         }

@@ -57,12 +57,16 @@ struct Wanted {
     int lines;
   } rows[most];
   int count = 0;
+  // A run that later tiles read: so many lines with every row, into L2.
+  const char* later = nullptr;
+  int later_lines = 0;
 
   void add(const void* at, int64_t ld, int64_t bytes) {
     const int before = (int)((uintptr_t)at % 64);
     rows[count++] = {(const char*)at - before, ld, (int)((before + bytes + 63) / 64)};
   }
   inline __attribute__((always_inline)) void ask(int row) const {
+    for (int l = 0; l < later_lines; l++) __builtin_prefetch(later + 64 * ((int64_t)row * later_lines + l), 0, 2);
     for (int i = 0; i < count; i++) {
       const char* const at = rows[i].at + row * rows[i].ld;
       for (int l = 0; l < rows[i].lines; l++) __builtin_prefetch(at + 64 * l, 1);
