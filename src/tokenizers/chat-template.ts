@@ -73,7 +73,7 @@ export const CHAT_TOKENIZER_CONFIG: TokenizerConfig = {
 const PROTECT = "\ufdd0"; // put inside a special token that a person's text spells out
 const OPEN = "\ufdd1"; // around what {% generation %} holds
 const CLOSE = "\ufdd2";
-const MARKS = /[\ufdd0-\ufdd2]/g;
+const MARKS = /[\ufdd0-\ufdd3]/g; // the fourth is the mark of a number in jinja.ts
 
 /** A stretch of the rendered text, in UTF-16 units. */
 interface Span {

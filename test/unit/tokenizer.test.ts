@@ -395,6 +395,49 @@ describe("chat", () => {
     );
   });
 
+  test("a template gives what Python's Jinja gives where the two languages differ", () => {
+    const value = {
+      deep: [1.5, true, null, { a: "b" }],
+      small: 1e-7,
+      items: "a key",
+      none: null,
+    };
+    const said = (template: string): string =>
+      applyChatTemplate(template, [{ role: "user", content: "<b>" }], { variables: { value } });
+    for (const [template, text] of [
+      ["{{ value.deep | string }}|{{ value.none }}|{{ nowhere }}", "[1.5, True, None, {'a': 'b'}]|None|"],
+      ["{{ value.small }} {{ value.small * 2.0 }} {{ [0.0001, 1.0, 0.1] }}", "1e-07 2e-07 [0.0001, 1.0, 0.1]"],
+      ["{{ [value.small, 2.0] | tojson }}", "[1e-07, 2.0]"],
+      ["{{ (1, 'a') }}{{ true ~ none }}", "(1, 'a')TrueNone"],
+      ["{% for a, b in [(1, 2), (3, 4)] %}{{ a }}-{{ b }};{% endfor %}", "1-2;3-4;"],
+      ["{% for k, v in value.items() %}{{ k }} {% endfor %}{{ value['items'] }}", "deep small items none a key"],
+      ["{{ value[nowhere] is defined }}{{ '1' == 1 }}{{ none == nowhere }}{{ [1] == [1.0] }}", "FalseFalseFalseTrue"],
+      ["{{ none | selectattr('type') | list | length }}{{ nowhere | trim }}{{ [3, 1, 2] | min }}", "01"],
+      ["{{ '<i>' | safe + messages[0].content + '\"' }}", "<i>&lt;b&gt;&#34;"],
+      [
+        "{{ nowhere is iterable }}{% for c in nowhere %}x{% endfor %}{% for c in 'a東' %}{{ c }},{% endfor %}",
+        "Truea,東,",
+      ],
+      ["{{ '<{}|{}>'.format('a', 2) }}", "<a|2>"],
+      ["{% for i in [1, 2] %}{{ i }}{% if i == 1 %}!{% continue %}{% endif %}.{% endfor %}", "1!2."],
+    ] as const) {
+      expect(said(template), template).toBe(text);
+    }
+  });
+
+  test("what a template cannot have printed as Python prints it is refused by name", () => {
+    const refused = (template: string, why: RegExp): void =>
+      expect(() => applyChatTemplate(template, [{ role: "user", content: "x" }]), template).toThrow(why);
+    refused("{{ messages | map(attribute='role') }}", /lazy/);
+    refused("{{ messages | map(attribute='role') | tojson }}", /lazy/);
+    refused("{{ 'a' + 1 }}", /Python does not add/);
+    refused("{{ nowhere | tojson }}", /not defined/);
+    refused("{{ '{:>3}'.format(1) }}", /format/);
+    refused("{{ ['b', 'a'] | min }}", /numbers/);
+    refused("{{ {'B': 1, 'a': 2} | tojson(sort_keys=true) }}", /sort_keys/);
+    refused("{% for i in [1, 2] %}x{% break %}{% endfor %}", /break/);
+  });
+
   test("strip takes the characters it is given, and lists and booleans are printed as Python prints them", () => {
     const messages = [{ role: "user", content: "\n\n  x \n", list: ["it's", true, null, { a: 1.5 }] }];
     const template =
