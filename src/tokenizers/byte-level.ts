@@ -72,6 +72,8 @@ export class ByteLevelTokenizer extends FileTokenizer {
   private buffer = new Int32Array(256);
   /** The native encoder; null where there is none, undefined before it was asked for. */
   private native: NativeEncoder | null | undefined;
+  /** What `encoderFor` gives, once it was asked for. */
+  private guarded: ByteLevelTokenizer | undefined;
 
   /** @throws InputError when the parts do not fit together (a merge of unknown tokens, no byte-level step, ...) */
   constructor(file: TokenizerFile, config: TokenizerConfig = {}, tiktoken?: TiktokenSource) {
@@ -108,6 +110,46 @@ export class ByteLevelTokenizer extends FileTokenizer {
     return this.tiktoken?.ranks;
   }
 
+  /**
+   * Who encodes: this tokenizer, or, unless all special tokens are allowed, one that makes them of no text. Its like is needed only where a
+   * special token stands in the model's vocabulary and a merge or `ignore_merges` could give it.
+   */
+  private encoderFor(allowed: AllowedSpecial): ByteLevelTokenizer {
+    if (allowed === "all") return this;
+    this.guarded ??= this.withoutSpecial();
+    return this.guarded;
+  }
+
+  private withoutSpecial(): ByteLevelTokenizer {
+    const { vocab, merges, ignore_merges } = this.file.model;
+    // One byte stays what it is: without its token it could not be written.
+    const hidden = new Set<string>();
+    for (const [token, id] of vocab) if (this.specialIds.has(id) && [...token].length > 1) hidden.add(token);
+    const kept = merges.map(([left, right]) => ![left, right, left + right].some((token) => hidden.has(token)));
+    if (hidden.size === 0 || (!ignore_merges && !kept.includes(false))) return this;
+    const { unk_token } = this.file.model;
+    // A name that no bytes spell.
+    const renamed = (token: string): string => (hidden.has(token) ? `\ufdd0${token}` : token);
+    const model = {
+      ...this.file.model,
+      vocab: new Map([...vocab].map(([token, id]) => [renamed(token), id])),
+      merges: merges.filter((_, i) => kept[i]),
+      unk_token: unk_token === null ? null : renamed(unk_token),
+    };
+    const file: ByteLevelFile = { ...this.file, model };
+    const rankOf = (i: number): number => this.tiktoken?.ranks[i] ?? i;
+    const merger = new BpeMerger(
+      merges.flatMap(([left, right], i) => (kept[i] ? [{ ...this.mergeIds(left, right), rank: rankOf(i) }] : [])),
+    );
+    const tiktoken = this.tiktoken && { ...this.tiktoken, ranks: this.tiktoken.ranks.filter((_, i) => kept[i]) };
+    const own = { file, merger, tiktoken, cache: new Map(), buffer: new Int32Array(256), native: undefined };
+    // All else is this tokenizer's.
+    const twin = Object.create(this) as ByteLevelTokenizer;
+    Object.assign<object, typeof own>(twin, own);
+    twin.guarded = twin;
+    return twin;
+  }
+
   private requireUnknown(): number {
     const name = this.file.model.unk_token;
     if (name === null) return -1;
@@ -129,6 +171,8 @@ export class ByteLevelTokenizer extends FileTokenizer {
   }
 
   protected encodeText(text: string, allowed: AllowedSpecial): number[] {
+    const encoder = this.encoderFor(allowed);
+    if (encoder !== this) return encoder.encodeText(text, allowed);
     const ids: number[] = [];
     const emit = (word: string): void => this.encodeWord(word, ids);
     for (const [i, segment] of this.segments(text, allowed).entries()) {
@@ -163,6 +207,8 @@ export class ByteLevelTokenizer extends FileTokenizer {
     options: EncodeManyOptions = {},
   ): Promise<Uint32Array<ArrayBuffer>[]> {
     const { addSpecialTokens = true, allowedSpecial = "none", threads = 0 } = options;
+    const encoder = this.encoderFor(allowedSpecial);
+    if (encoder !== this) return encoder.encodeMany(texts, options);
     const native = this.nativeEncoder();
     if (native === undefined || this.file.truncation !== null || this.file.padding !== null) {
       return texts.map((text) =>

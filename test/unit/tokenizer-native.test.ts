@@ -257,3 +257,51 @@ test("what surrounds a text, normalisation and prefix spaces are the same in nat
     }
   }
 });
+
+test("a special token of the model's vocabulary comes out of no text unless it is allowed, whole or merged", async () => {
+  const bytes = trainByteLevelBpe([], { vocabulary: 256 });
+  const tokens = Array.from({ length: 256 }, (_, id) => bytes.idToToken(id)!);
+  const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
+  // No merge makes "unk" and "whole"; "word" is made by one.
+  const names = [...tokens, "wo", "rd", "word", "unk", "whole"];
+  const merges = [
+    ["w", "o"],
+    ["r", "d"],
+    ["wo", "rd"],
+  ];
+  for (const ignore_merges of [true, false]) {
+    const special = ["unk", "word"].map((content) => ({
+      id: names.indexOf(content),
+      content,
+      normalized: false,
+      special: true,
+    }));
+    const file = checkTokenizerFile(
+      {
+        added_tokens: special,
+        pre_tokenizer: byteLevel,
+        decoder: byteLevel,
+        model: {
+          vocab: Object.fromEntries(names.map((name, id) => [name, id])),
+          merges,
+          ignore_merges,
+          unk_token: "unk",
+        },
+      },
+      "made here",
+    );
+    const native = new ByteLevelTokenizer(file);
+    const ids = special.map(({ id }) => id);
+    for (const text of ["unk", "word", "whole", "unk word\nword-unk whole sentinel ".repeat(20)]) {
+      for (const tokenizer of [native, inTypeScript(native)]) {
+        const plain = tokenizer.encode(text, { allowedSpecial: "none" });
+        const [many] = await encodeMany(tokenizer, [text], { allowedSpecial: "none" });
+        expect([...many!]).toEqual(plain);
+        expect(plain.filter((id) => ids.includes(id))).toEqual([]);
+        expect(tokenizer.decode(plain)).toBe(text);
+        if (text === "whole" && ignore_merges) expect(plain).toEqual([names.indexOf("whole")]);
+        if (text === "word") expect(tokenizer.encode(text, { allowedSpecial: "all" })).toEqual([names.indexOf("word")]);
+      }
+    }
+  }
+});
