@@ -51,15 +51,22 @@ export function tokenizerFromTiktoken(
     );
   }
   const vocab = new Map<string, number>();
+  const lineOf = new Map<number, number>();
   text.split("\n").forEach((line, i) => {
     if (line.trim() === "") return;
     const found = /^([A-Za-z0-9+/=]+) (\d+)\s*$/.exec(line);
     if (found === null) throw new InputError(`${place}:${i + 1}: expected a base64 token and its rank.`);
-    vocab.set(
-      Array.from(Buffer.from(found[1]!, "base64"), (byte) => BYTE_TO_CHARACTER[byte]!).join(""),
-      Number(found[2]),
-    );
+    const token = Array.from(Buffer.from(found[1]!, "base64"), (byte) => BYTE_TO_CHARACTER[byte]!).join("");
+    const rank = Number(found[2]);
+    const earlier = vocab.has(token) ? lineOf.get(vocab.get(token)!)! : lineOf.get(rank);
+    if (earlier !== undefined)
+      throw new InputError(
+        `${place}:${i + 1}: this ${vocab.has(token) ? "token" : "rank"} stands in line ${earlier} already.`,
+      );
+    vocab.set(token, rank);
+    lineOf.set(rank, i + 1);
   });
+  if (vocab.size === 0) throw new InputError(`${place}: it is empty. Expected lines of a base64 token and its rank.`);
   const missing = BYTE_TO_CHARACTER.findIndex((character) => !vocab.has(character));
   if (missing !== -1) throw new InputError(`${place}: byte ${missing} has no rank. Is the file cut short?`);
   // Any two neighbours that make a token may merge, at that token's rank.

@@ -100,6 +100,13 @@ describe("tiktoken's files of ranks", () => {
     await expect(file("mine.tiktoken", ranks)).rejects.toThrow("does not say how text is cut");
     await expect(file("gpt2.tiktoken", "IQ== zero")).rejects.toThrow("gpt2.tiktoken:1");
     await expect(file("gpt2.tiktoken", "IQ== 0")).rejects.toThrow("has no rank");
+    await expect(file("gpt2.tiktoken", "\n")).rejects.toThrow("gpt2.tiktoken: it is empty");
+    await expect(file("gpt2.tiktoken", "IQ== 0\nIg== 0")).rejects.toThrow(
+      "gpt2.tiktoken:2: this rank stands in line 1",
+    );
+    await expect(file("gpt2.tiktoken", "IQ== 0\nIQ== 1")).rejects.toThrow(
+      "gpt2.tiktoken:2: this token stands in line 1",
+    );
   });
 });
 

@@ -82,6 +82,7 @@ export const tokenizerTrain = defineCommand({
       memory: memory * 2 ** 20,
       signal,
       onCounted({ distinct, kept, spilled }) {
+        if (distinct === 0) throw new InputError(`${text.join(", ")}: no words in it to learn from.`);
         const disk = spilled === 0 ? "" : `, counted with ${(spilled / 1e6).toFixed(0)} MB on disk`;
         if (kept < distinct)
           print(`${distinct} distinct words${disk}: ${kept} of them stand for all (more with --memory)`);
@@ -115,10 +116,13 @@ export const tokenizerTrain = defineCommand({
       const [ids] = await tokenizers.encodeMany(tokenizer, [part], { addSpecialTokens: false });
       tokens += ids!.length;
     }
-    print(`${tokenizer.vocabularySize} tokens from ${files.length} files in ${formatSeconds(seconds)}: ${output}`);
+    print(
+      `${tokenizer.vocabularySize} tokens from ${files.length} file${files.length === 1 ? "" : "s"} in ${formatSeconds(seconds)}: ${output}`,
+    );
     print(`${(bytes / tokens).toFixed(2)} bytes per token on this text`);
     if (tokenizer.vocabularySize < vocabulary) {
-      print(`Fewer than ${vocabulary}: no more pairs are seen ${minFrequency} times.`);
+      const no = kind === "unigram" ? "pieces are worth a place" : `pairs are seen ${minFrequency} times`;
+      print(`Fewer than ${vocabulary}: no more ${no}.`);
     }
     return { output, kind, vocabulary: tokenizer.vocabularySize, documents: files.length, bytes, tokens, seconds };
   },
