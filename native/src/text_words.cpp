@@ -185,7 +185,7 @@ class WordCounter::Reader {
   /** `n` bytes from `used` on. */
   void need(size_t n) {
     if (held - used >= n) return;
-    std::memmove(buffer.data(), buffer.data() + used, held - used);
+    if (held > used) std::memmove(buffer.data(), buffer.data() + used, held - used);
     held -= used;
     used = 0;
     if (buffer.size() < std::max(n, size)) buffer.resize(std::max(n, size));
