@@ -5,7 +5,7 @@
 #include <cstring>
 #include <deque>
 #include <mutex>
-#include <new>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +16,7 @@
 #include "isa.hpp"
 #include "json.hpp"
 #include "memory.hpp"
+#include "napi_failure.hpp"
 #include "pool.hpp"
 #include "probe.hpp"
 
@@ -143,22 +144,17 @@ void set(napi_env env, napi_value object, const char* name, napi_value value) {
   check(napi_set_named_property(env, object, name, value));
 }
 
+constexpr const char* who = "The native backend";
+
 using Body = napi_value (*)(const Arguments&);
 
 /** Turns C++ exceptions into JavaScript ones. */
 template <Body body>
 napi_value guarded(napi_env env, napi_callback_info info) {
-  std::string message;
-  try {
-    return body(Arguments(env, info));
-  } catch (const std::bad_alloc&) {
-    message = "The native backend ran out of memory.";
-  } catch (const std::exception& error) {
-    message = error.what();
-  } catch (...) {
-    message = "The native backend failed for an unknown reason.";
-  }
-  napi_throw_error(env, nullptr, message.c_str());
+  napi_value result = nullptr;
+  const auto failure = failure_of(who, [&] { result = body(Arguments(env, info)); });
+  if (!failure) return result;
+  napi_throw_error(env, nullptr, failure->c_str());
   return nullptr;
 }
 
@@ -183,10 +179,7 @@ void settle(napi_env env, napi_value, void* context, void*) {
       napi_delete_reference(env, item.target);
     }
     if (item.failed) {
-      napi_value message, error;
-      napi_create_string_utf8(env, item.message.data(), item.message.size(), &message);
-      napi_create_error(env, nullptr, message, &error);
-      napi_reject_deferred(env, item.deferred, error);
+      reject(env, item.deferred, item.message);
     } else {
       if (!result) napi_get_undefined(env, &result);
       napi_resolve_deferred(env, item.deferred, result);
@@ -320,18 +313,10 @@ struct Making {
   napi_deferred deferred = nullptr;
   napi_async_work work = nullptr;
   std::shared_ptr<Executable> made;
-  std::string message;
+  std::optional<std::string> failure;
 
   void make() {
-    try {
-      made = Executable::compile(Json::parse(program), constants, bf16);
-    } catch (const std::bad_alloc&) {
-      message = "The native backend ran out of memory.";
-    } catch (const std::exception& error) {
-      message = error.what();
-    } catch (...) {
-      message = "The native backend failed for an unknown reason.";
-    }
+    failure = failure_of(who, [&] { made = Executable::compile(Json::parse(program), constants, bf16); });
   }
   /** On the JavaScript thread. */
   void settle(napi_env env, napi_status status) {
@@ -340,16 +325,10 @@ struct Making {
     napi_get_instance_data(env, &data);
     // Nobody waits any more where the environment is going down.
     if (status != napi_ok || !data) return;
+    if (failure) return reject(env, deferred, *failure);
     napi_value result = nullptr;
-    if (made) {
-      napi_create_double(env, static_cast<Environment*>(data)->executables.add(std::move(made)), &result);
-      napi_resolve_deferred(env, deferred, result);
-      return;
-    }
-    napi_value text;
-    napi_create_string_utf8(env, message.data(), message.size(), &text);
-    napi_create_error(env, nullptr, text, &result);
-    napi_reject_deferred(env, deferred, result);
+    napi_create_double(env, static_cast<Environment*>(data)->executables.add(std::move(made)), &result);
+    napi_resolve_deferred(env, deferred, result);
   }
 };
 
@@ -411,18 +390,11 @@ void queue(const Environment& state, std::shared_ptr<Bound> given) {
     for (const BlockRef& block : bound->inputs)
       if (block->failure && !failure) failure = block->failure;
     if (!failure) {
-      std::string message;
-      try {
+      const auto message = failure_of(who, [&] {
         bound->executable->run(bound->in.data(), bound->out.data(), program_stack(bound->executable->stack_bytes()));
-      } catch (const std::bad_alloc&) {
-        message = "The native backend ran out of memory.";
-      } catch (const std::exception& error) {
-        message = error.what();
-      } catch (...) {
-        message = "The native backend failed for an unknown reason.";
-      }
-      if (!message.empty()) {
-        failure = std::make_shared<const std::string>(message);
+      });
+      if (message) {
+        failure = std::make_shared<const std::string>(*message);
         if (!channel->failure) channel->failure = failure;
       }
     }

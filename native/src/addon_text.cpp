@@ -7,12 +7,14 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "error.hpp"
+#include "napi_failure.hpp"
 #include "pool.hpp"
 #include "text_bpe.hpp"
 #include "text_pieces.hpp"
@@ -92,19 +94,16 @@ napi_value external(napi_env env, std::shared_ptr<T> object, const napi_type_tag
   return out;
 }
 
+constexpr const char* who = "The tokenizer";
+
 using Body = napi_value (*)(const Call&);
 
 template <Body body>
 napi_value guarded(napi_env env, napi_callback_info info) {
-  std::string message;
-  try {
-    return body(Call(env, info));
-  } catch (const std::bad_alloc&) {
-    message = "The tokenizer ran out of memory.";
-  } catch (const std::exception& error) {
-    message = error.what();
-  }
-  napi_throw_error(env, nullptr, message.c_str());
+  napi_value result = nullptr;
+  const auto failure = failure_of(who, [&] { result = body(Call(env, info)); });
+  if (!failure) return result;
+  napi_throw_error(env, nullptr, failure->c_str());
   return nullptr;
 }
 
@@ -148,7 +147,7 @@ struct Task {
   napi_deferred deferred = nullptr;
   napi_async_work handle = nullptr;
   std::vector<napi_ref> pinned;
-  std::string failure;
+  std::optional<std::string> failure;
 };
 
 napi_value promise(const Call& call, std::initializer_list<size_t> pinned, std::function<void()> work,
@@ -169,13 +168,7 @@ napi_value promise(const Call& call, std::initializer_list<size_t> pinned, std::
       env, nullptr, name,
       [](napi_env, void* data) {
         auto* t = static_cast<Task*>(data);
-        try {
-          t->work();
-        } catch (const std::bad_alloc&) {
-          t->failure = "The tokenizer ran out of memory.";
-        } catch (const std::exception& error) {
-          t->failure = error.what();
-        }
+        t->failure = failure_of(who, t->work);
       },
       [](napi_env e, napi_status status, void* data) {
         const std::unique_ptr<Task> t(static_cast<Task*>(data));
@@ -183,21 +176,9 @@ napi_value promise(const Call& call, std::initializer_list<size_t> pinned, std::
         napi_delete_async_work(e, t->handle);
         napi_value value = nullptr;
         if (status != napi_ok) t->failure = "The tokenizer's work was cancelled.";
-        if (t->failure.empty()) {
-          try {
-            value = t->finish(e);
-          } catch (const std::exception& error) {
-            t->failure = error.what();
-          }
-        }
-        if (t->failure.empty()) {
-          napi_resolve_deferred(e, t->deferred, value);
-        } else {
-          napi_value message, error;
-          napi_create_string_utf8(e, t->failure.data(), t->failure.size(), &message);
-          napi_create_error(e, nullptr, message, &error);
-          napi_reject_deferred(e, t->deferred, error);
-        }
+        if (!t->failure) t->failure = failure_of(who, [&] { value = t->finish(e); });
+        if (t->failure) reject(e, t->deferred, *t->failure);
+        else napi_resolve_deferred(e, t->deferred, value);
       },
       task.get(), &task->handle));
   check(napi_queue_async_work(env, task->handle));

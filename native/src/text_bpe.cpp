@@ -268,20 +268,8 @@ void BpeModel::encode(const uint8_t* text, size_t size, std::vector<uint32_t>& o
 }
 
 std::vector<Span> spans_of(const uint8_t* text, const double* ends, size_t documents, Pattern pattern, size_t size) {
-  std::vector<Span> spans;
-  size_t begin = 0;
-  for (size_t d = 0; d < documents; d++) {
-    const uint8_t* p = text + begin;
-    const uint8_t* const end = text + size_t(ends[d]);
-    while (p < end) {
-      const uint8_t* stop = end;
-      if (pattern != Pattern::whole && size_t(end - p) > 2 * size) stop = safe_cut(p + size, end);
-      spans.push_back({p, stop, end, d});
-      p = stop;
-    }
-    begin = size_t(ends[d]);
-  }
-  return spans;
+  return spans_by(text, ends, documents, size,
+                  [pattern](const uint8_t* from, const uint8_t* end) { return pattern == Pattern::whole ? end : safe_cut(from, end); });
 }
 
 void BpeModel::encode_many(const uint8_t* text, const double* ends, size_t documents, int threads, Encoded& out) {

@@ -21,8 +21,6 @@ constexpr size_t kScanned = 48;
 constexpr uint32_t kForeign = kMostIds - 2;
 /** Where the best sum in single precision is larger than this, it is taken off all sums, as SentencePiece does. */
 constexpr double kRebased = 100000;
-constexpr uint32_t kSpaceMark = 0x2581;
-constexpr uint8_t kSpaceBytes[3] = {0xe2, 0x96, 0x81};
 
 inline uint32_t offset_of(uint32_t unit) { return (unit >> 10) << ((unit & 0x200) >> 6); }
 
@@ -784,19 +782,7 @@ const uint8_t* PieceModel::place_to_cut(const uint8_t* from, const uint8_t* end)
 }
 
 std::vector<Span> PieceModel::spans(const uint8_t* text, const double* ends, size_t documents) const {
-  std::vector<Span> out;
-  size_t begin = 0;
-  for (size_t d = 0; d < documents; d++) {
-    const uint8_t* p = text + begin;
-    const uint8_t* const end = text + size_t(ends[d]);
-    while (p < end) {
-      const uint8_t* const stop = size_t(end - p) > 2 * kSpan ? place_to_cut(p + kSpan, end) : end;
-      out.push_back({p, stop, end, d});
-      p = stop;
-    }
-    begin = size_t(ends[d]);
-  }
-  return out;
+  return spans_by(text, ends, documents, kSpan, [this](const uint8_t* from, const uint8_t* end) { return place_to_cut(from, end); });
 }
 
 void PieceModel::encode(const uint8_t* text, size_t size, std::vector<uint32_t>& out) {

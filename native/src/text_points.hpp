@@ -9,6 +9,9 @@ namespace howdah::text {
 
 constexpr uint32_t kNone = 0xffffffffu;
 constexpr size_t kPoints = 0x110000;
+/** SentencePiece's visible space. */
+constexpr uint32_t kSpaceMark = 0x2581;
+constexpr uint8_t kSpaceBytes[3] = {0xe2, 0x96, 0x81};
 
 /** The character at `p`, which moves past it. Well-formed UTF-8. */
 inline uint32_t next_point(const uint8_t*& p) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace howdah::text {
 
@@ -220,6 +221,27 @@ struct Span {
   const uint8_t* end;
   size_t document;
 };
+
+/**
+ * Documents that end at `ends` in parts of about `size` bytes: what is longer than two of them ends where `cut` says, which is given where to
+ * begin to look and the document's end.
+ */
+template <class Cut>
+std::vector<Span> spans_by(const uint8_t* text, const double* ends, size_t documents, size_t size, Cut&& cut) {
+  std::vector<Span> spans;
+  size_t begin = 0;
+  for (size_t d = 0; d < documents; d++) {
+    const uint8_t* p = text + begin;
+    const uint8_t* const end = text + size_t(ends[d]);
+    while (p < end) {
+      const uint8_t* const stop = size_t(end - p) > 2 * size ? cut(p + size, end) : end;
+      spans.push_back({p, stop, end, d});
+      p = stop;
+    }
+    begin = size_t(ends[d]);
+  }
+  return spans;
+}
 
 /**
  * The first place at or after `from` where every pattern but `whole` begins a piece, whatever came before, and where what lies before is

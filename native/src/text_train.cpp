@@ -1,10 +1,8 @@
 #include "text_train.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <queue>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -93,26 +91,11 @@ Trainer::Trainer(Cut cut, Pattern pattern, uint64_t memory, std::string folder, 
 
 namespace {
 
-/** Parts of documents that are cut on their own. */
-std::vector<Span> parts_of(const uint8_t* text, const double* ends, size_t documents, size_t size) {
-  std::vector<Span> spans;
-  size_t begin = 0;
-  for (size_t d = 0; d < documents; d++) {
-    const uint8_t* p = text + begin;
-    const uint8_t* const end = text + size_t(ends[d]);
-    while (p < end) {
-      const uint8_t* stop = end;
-      if (size_t(end - p) > 2 * size)
-        for (stop = p + size; stop < end && *stop != ' ' && *stop != '\n';) stop++;
-      spans.push_back({p, stop, end, d});
-      p = stop;
-    }
-    begin = size_t(ends[d]);
-  }
-  return spans;
+/** The next place where a line ends, or a word. */
+const uint8_t* next_gap(const uint8_t* from, const uint8_t* end) {
+  while (from < end && *from != ' ' && *from != '\n') from++;
+  return from;
 }
-
-constexpr uint8_t kSpaceMark[3] = {0xe2, 0x96, 0x81};
 
 /** Words of lines from a place where a line, or a word after a space, begins. */
 template <class Word>
@@ -123,14 +106,14 @@ void metaspace_words(const uint8_t* p, const uint8_t* end, std::vector<uint8_t>&
       continue;
     }
     // The mark is put in front, unless the text has it there.
-    buffer.assign(kSpaceMark, kSpaceMark + 3);
+    buffer.assign(kSpaceBytes, kSpaceBytes + 3);
     size_t characters = 1;
     if (*p == ' ')
       p++;
-    else if (end - p >= 3 && std::memcmp(p, kSpaceMark, 3) == 0)
+    else if (end - p >= 3 && std::memcmp(p, kSpaceBytes, 3) == 0)
       p += 3;
     for (;;) {
-      const bool ends = p == end || *p == ' ' || *p == '\n' || (*p == kSpaceMark[0] && end - p >= 3 && std::memcmp(p, kSpaceMark, 3) == 0);
+      const bool ends = p == end || *p == ' ' || *p == '\n' || (*p == kSpaceBytes[0] && end - p >= 3 && std::memcmp(p, kSpaceBytes, 3) == 0);
       if (ends || characters == kLongestWord) {
         word();
         buffer.clear();
@@ -150,7 +133,7 @@ void metaspace_words(const uint8_t* p, const uint8_t* end, std::vector<uint8_t>&
 void Trainer::count(const uint8_t* text, const double* ends, size_t documents, int threads) {
   if (!classes_set()) fail("The table of character classes is not set.");
   const size_t size = 256 << 10;
-  const std::vector<Span> spans = cut == Cut::pattern ? spans_of(text, ends, documents, pattern, size) : parts_of(text, ends, documents, size);
+  const std::vector<Span> spans = cut == Cut::pattern ? spans_of(text, ends, documents, pattern, size) : spans_by(text, ends, documents, size, next_gap);
   const int used = std::max(1, std::min<int>(threads, int(std::min<size_t>(spans.size(), 256))));
   counter.prepare(used);
   run_on_threads(spans.size(), used, [&](size_t i, int thread) {
