@@ -24,6 +24,30 @@ export const encodeUtf8 = (text: string): Uint8Array => utf8.encode(text);
 /** Text of `bytes`; each maximal broken part becomes one U+FFFD (Unicode standard, section 3.9, U+FFFD substitution). */
 export const decodeUtf8 = (bytes: Uint8Array): string => lossy.decode(bytes);
 
+export const byteLength = (text: string | Uint8Array): number =>
+  typeof text === "string" ? Buffer.byteLength(text) : text.length;
+
+/** Strings as UTF-8, and bytes as they are, one after another, and where each ends. @param sizes their bytes, where they are known */
+export function joined(
+  parts: readonly (string | Uint8Array)[],
+  sizes: readonly number[] = parts.map(byteLength),
+): { readonly bytes: Uint8Array; readonly ends: Float64Array } {
+  const ends = new Float64Array(parts.length);
+  let at = 0;
+  sizes.forEach((size, i) => {
+    at += size;
+    ends[i] = at;
+  });
+  // Strings go where they will be read: memory that is made and dropped between costs the garbage collector more than the copy.
+  const bytes = new Uint8Array(at);
+  parts.forEach((part, i) => {
+    const to = bytes.subarray(ends[i]! - sizes[i]!, ends[i]);
+    if (typeof part === "string") utf8.encodeInto(part, to);
+    else to.set(part);
+  });
+  return { bytes, ends };
+}
+
 /** The bytes a vocabulary string stands for, or undefined if a character of it stands for no byte. */
 export function tokenBytes(token: string): Uint8Array | undefined {
   const bytes = new Uint8Array(token.length);

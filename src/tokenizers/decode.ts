@@ -9,21 +9,21 @@ export interface DecodeStep {
   end(): string[];
 }
 
+/** Begins a text. What can be made once for all texts is made already. */
+export type MakeStep = () => DecodeStep;
+
 /**
  * The decoder of a `tokenizer.json`; without one, tokens are joined by spaces. The parts that come out, joined, are the text, whenever they
  * come out: nothing is said before it is certain.
  */
-export function decodeStepOf(part: Decoder | null): DecodeStep {
-  const steps = part === null ? [joining()] : made(part, false).steps;
-  return {
-    push: (token) => through(steps, [token]),
-    end: () => {
-      const out: string[] = [];
-      steps.forEach((step, i) => {
-        out.push(...through(steps.slice(i + 1), step.end()));
-      });
-      return out;
-    },
+export function decoderOf(part: Decoder | null): MakeStep {
+  const makers = part === null ? [joining] : made(part, false).makers;
+  return () => {
+    const steps = makers.map((make) => make());
+    return {
+      push: (token) => through(steps, [token]),
+      end: () => steps.flatMap((step, i) => through(steps.slice(i + 1), step.end())),
+    };
   };
 }
 
@@ -31,50 +31,53 @@ const through = (steps: readonly DecodeStep[], tokens: readonly string[]): strin
   steps.reduce<string[]>((now, step) => now.flatMap((token) => step.push(token)), [...tokens]);
 
 /** @param fused whether a step before has joined the tokens: what comes are pieces of one token then */
-function made(part: Decoder, fused: boolean): { steps: DecodeStep[]; fused: boolean } {
+function made(part: Decoder, fused: boolean): { makers: MakeStep[]; fused: boolean } {
   if (part.type === "Sequence") {
     let now = fused;
-    const steps = part.decoders.flatMap((step) => {
+    const makers = part.decoders.flatMap((step) => {
       const next = made(step, now);
       now = next.fused;
-      return next.steps;
+      return next.makers;
     });
-    return { steps, fused: now };
+    return { makers, fused: now };
   }
   return {
-    steps: [fused ? onPieces(part) : onTokens(part)],
+    makers: [fused ? onPieces(part) : onTokens(part)],
     fused: fused || part.type === "Fuse" || part.type === "ByteLevel",
   };
 }
 
 type SimpleDecoder = Exclude<Decoder, { type: "Sequence" }>;
 
-const each = (f: (token: string, first: boolean) => string): DecodeStep => {
-  let first = true;
-  return {
-    push(token) {
-      const out = f(token, first);
-      first = false;
-      return [out];
-    },
-    end: () => [],
+const each =
+  (f: (token: string, first: boolean) => string): MakeStep =>
+  () => {
+    let first = true;
+    return {
+      push(token) {
+        const out = f(token, first);
+        first = false;
+        return [out];
+      },
+      end: () => [],
+    };
   };
-};
 
 /** Each token of its own. */
-function onTokens(part: SimpleDecoder): DecodeStep {
+function onTokens(part: SimpleDecoder): MakeStep {
   switch (part.type) {
-    case "ByteLevel": {
-      const stream = new Utf8Stream();
-      return { push: (token) => [stream.push(tokenBytes(token) ?? encodeUtf8(token))], end: () => [stream.end()] };
-    }
+    case "ByteLevel":
+      return () => {
+        const stream = new Utf8Stream();
+        return { push: (token) => [stream.push(tokenBytes(token) ?? encodeUtf8(token))], end: () => [stream.end()] };
+      };
     case "Metaspace": {
       const { replacement, prepend_scheme } = part;
       // In the first token every one of them goes, not only the one in front.
       return each((token, first) => token.replaceAll(replacement, first && prepend_scheme !== "never" ? "" : " "));
     }
     case "ByteFallback":
-      return byteFallback();
+      return byteFallback;
     case "Fuse":
       return each((token) => token);
     case "WordPiece": {
@@ -86,15 +89,17 @@ function onTokens(part: SimpleDecoder): DecodeStep {
     }
     case "BPEDecoder": {
       const { suffix } = part;
-      // What ends a word is a space, except at the end of all.
-      let held: string | undefined;
-      return {
-        push(token) {
-          const out = held === undefined ? [] : [held.replaceAll(suffix, " ")];
-          held = token;
-          return out;
-        },
-        end: () => (held === undefined ? [] : [held.replaceAll(suffix, "")]),
+      return () => {
+        // What ends a word is a space, except at the end of all.
+        let held: string | undefined;
+        return {
+          push(token) {
+            const out = held === undefined ? [] : [held.replaceAll(suffix, " ")];
+            held = token;
+            return out;
+          },
+          end: () => (held === undefined ? [] : [held.replaceAll(suffix, "")]),
+        };
       };
     }
     case "Strip":
@@ -105,28 +110,30 @@ function onTokens(part: SimpleDecoder): DecodeStep {
     }
     case "CTC": {
       const { pad_token, word_delimiter_token, cleanup } = part;
-      let previous: string | undefined;
-      return {
-        push(token) {
-          if (token === previous) return [];
-          previous = token;
-          const kept = replaceAll(token, pad_token, "");
-          const text = cleanup ? replaceAll(cleanUp(kept), word_delimiter_token, " ") : kept;
-          return text === "" ? [] : [text];
-        },
-        end: () => [],
+      return () => {
+        let previous: string | undefined;
+        return {
+          push(token) {
+            if (token === previous) return [];
+            previous = token;
+            const kept = replaceAll(token, pad_token, "");
+            const text = cleanup ? replaceAll(cleanUp(kept), word_delimiter_token, " ") : kept;
+            return text === "" ? [] : [text];
+          },
+          end: () => [],
+        };
       };
     }
   }
 }
 
 /** Pieces of the one token that all were joined to. */
-function onPieces(part: SimpleDecoder): DecodeStep {
+function onPieces(part: SimpleDecoder): MakeStep {
   switch (part.type) {
     case "Fuse":
       return each((piece) => piece);
     case "Strip":
-      return stripping(part);
+      return () => stripping(part);
     case "Replace":
       if ("String" in part.pattern && part.pattern.String.length === 1) return onTokens(part);
       break;
@@ -136,16 +143,19 @@ function onPieces(part: SimpleDecoder): DecodeStep {
     default:
   }
   // What such a step does may turn on what comes much later.
-  const step = onTokens(part);
-  let all: string | undefined;
-  return {
-    push(piece) {
-      all = (all ?? "") + piece;
-      return [];
-    },
-    end() {
-      return all === undefined ? [] : [...step.push(all), ...step.end()];
-    },
+  const make = onTokens(part);
+  return () => {
+    const step = make();
+    let all: string | undefined;
+    return {
+      push(piece) {
+        all = (all ?? "") + piece;
+        return [];
+      },
+      end() {
+        return all === undefined ? [] : [...step.push(all), ...step.end()];
+      },
+    };
   };
 }
 
@@ -183,7 +193,7 @@ function stripping({ content, start, stop }: Strip): DecodeStep {
 }
 
 /** Joined by spaces. */
-const joining = (): DecodeStep => each((token, first) => (first ? token : ` ${token}`));
+const joining = each((token, first) => (first ? token : ` ${token}`));
 
 const expressionOf = ({ pattern }: SimpleDecoder & { type: "Replace" }): RegExp =>
   "String" in pattern ? literalRegex(pattern.String) : translateRegex(pattern.Regex);

@@ -57,6 +57,7 @@ export abstract class FileTokenizer implements Tokenizer {
   private readonly spellings: (string | undefined)[] = [];
   protected readonly specialIds: ReadonlySet<number>;
   protected readonly normalize: Normalize;
+  private added: number | undefined;
   /** The ids around one text. */
   protected readonly frame: { readonly before: readonly number[]; readonly after: readonly number[] };
   private readonly dialect: Dialect;
@@ -188,10 +189,7 @@ export abstract class FileTokenizer implements Tokenizer {
   private framed(ids: number[], addSpecialTokens: boolean): number[] {
     const { before, after } = addSpecialTokens ? this.frame : NO_FRAME;
     const { truncation } = this.file;
-    const kept =
-      truncation === null
-        ? ids
-        : truncatedIds(ids, truncation, addSpecialTokens ? addedBy(this.file.post_processor, false) : 0);
+    const kept = truncation === null ? ids : truncatedIds(ids, truncation, addSpecialTokens ? this.addedToOne() : 0);
     return before.length + after.length === 0 ? kept : [...before, ...kept, ...after];
   }
 
@@ -207,6 +205,12 @@ export abstract class FileTokenizer implements Tokenizer {
     return encodingsOf(inputs, options, this.file, (text, which) =>
       this.sequence(text, which, allowedSpecial, offsets),
     );
+  }
+
+  /** How many ids the post-processor adds to one text. */
+  private addedToOne(): number {
+    this.added ??= addedBy(this.file.post_processor, false);
+    return this.added;
   }
 
   private alignedParts() {

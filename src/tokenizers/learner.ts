@@ -1,9 +1,9 @@
 import { isUtf8 } from "node:buffer";
 import { tmpdir } from "node:os";
-import type { NativeText, NativeTrainer } from "../engine/backends/native/text.ts";
+import type { CountedWords, NativeText, NativeTrainer } from "../engine/backends/native/text.ts";
 import { BackendError, InputError } from "../tensor/errors.ts";
 import { joinedToken, lastPlaces, learnMerges } from "./bpe-train.ts";
-import { decodeUtf8, encodeUtf8, wellFormed } from "./bytes.ts";
+import { byteLength, decodeUtf8, encodeUtf8, joined, wellFormed } from "./bytes.ts";
 import { nativeText, scannerOf, WHOLE_TEXT } from "./native.ts";
 import { bertTable } from "./native-pieces.ts";
 import { normalizeBy } from "./normalize.ts";
@@ -11,6 +11,8 @@ import { cutterOf } from "./pieces.ts";
 import { splitterOf } from "./pretokenize.ts";
 import type { Metaspace, Normalizer } from "./schema.ts";
 import { checkRoom, LONGEST_PIECE, MOST_SEEDS, SHRINK, trainUnigram, type UnigramVocabulary } from "./unigram-train.ts";
+
+export type { CountedWords };
 
 export type Texts = Iterable<string | Uint8Array> | AsyncIterable<string | Uint8Array>;
 
@@ -28,21 +30,6 @@ export type WordCut =
   | { readonly kind: "metaspace"; readonly normalizer: Normalizer | null }
   /** As BERT. */
   | { readonly kind: "bert"; readonly normalizer: Normalizer & { readonly type: "BertNormalizer" } };
-
-/** What the counting found. */
-export interface CountedWords {
-  readonly distinct: number;
-  /** Fewer than `distinct` where not all can be learnt from: then the rarer ones are a sample, and count for those left out. */
-  readonly kept: number;
-  /** Bytes that went to a temporary file. */
-  readonly spilled: number;
-  /** The characters, in the order of code points. */
-  readonly points: Uint32Array;
-  /** How often each occurs. */
-  readonly counts: Float64Array;
-  /** How often it occurs elsewhere than at the beginning of a word. */
-  readonly inner: Float64Array;
-}
 
 /** A character's id at the beginning of a word, and elsewhere. */
 export interface SymbolIds {
@@ -167,7 +154,7 @@ class ScriptLearner implements Learner {
             "Without the native kernels all of them are kept: build these (npm run setup), or give more.",
         );
       }
-      bytes += typeof each === "string" ? Buffer.byteLength(each) : each.length;
+      bytes += byteLength(each);
       onBytes?.(bytes);
     }
     const found = new Map<string, { count: number; inner: number }>();
@@ -263,7 +250,7 @@ class NativeLearner implements Learner {
     const { text, trainer, cut, beyond } = this;
     const normalize = cut.kind === "metaspace" && cut.normalizer !== null ? normalizeBy(cut.normalizer) : undefined;
     let read = 0;
-    let group: Uint8Array[] = [];
+    let group: (string | Uint8Array)[] = [];
     let size = 0;
     const flush = async (): Promise<void> => {
       this.signal?.throwIfAborted();
@@ -273,31 +260,32 @@ class NativeLearner implements Learner {
       if (all.bytes.length > 0) await this.stoppable(text.trainerCount(trainer, all.bytes, all.ends, this.threads));
       onBytes?.(read);
     };
-    const cutHere = wordsBy(cut);
+    let cutHere: ReturnType<typeof wordsBy> | undefined;
     let here = new Map<string, number>();
     const flushHere = async (): Promise<void> => {
       this.signal?.throwIfAborted();
-      const words = joined(Array.from(here.keys(), encodeUtf8));
+      const words = joined([...here.keys()]);
       await this.stoppable(text.trainerCountWords(trainer, words.bytes, words.ends, Float64Array.from(here.values())));
       here = new Map();
       onBytes?.(read);
     };
-    const give = (part: Uint8Array): void => {
+    const give = (part: string | Uint8Array): void => {
       group.push(part);
-      size += part.length;
+      size += byteLength(part);
     };
     for await (const each of texts) {
-      read += typeof each === "string" ? Buffer.byteLength(each) : each.length;
+      read += byteLength(each);
       if (normalize === undefined && beyond === undefined) {
-        give(typeof each !== "string" && isUtf8(each) ? each : encodeUtf8(asText(each)));
+        give(typeof each !== "string" && isUtf8(each) ? each : asText(each));
       } else {
         const whole = asText(each);
-        if (normalize !== undefined) give(encodeUtf8(normalize(whole)));
-        else if (!beyond?.test(whole)) give(encodeUtf8(whole));
+        if (normalize !== undefined) give(normalize(whole));
+        else if (!beyond?.test(whole)) give(whole);
         else {
           // BERT's words end with the line; what the kernels do not know is cut here.
+          cutHere ??= wordsBy(cut);
           for (const line of cut.kind === "bert" ? whole.split("\n") : [whole]) {
-            if (!beyond.test(line)) give(encodeUtf8(line));
+            if (!beyond.test(line)) give(line);
             else cutHere(line, (word) => word !== "" && here.set(word, (here.get(word) ?? 0) + 1));
           }
         }
@@ -311,7 +299,7 @@ class NativeLearner implements Learner {
   }
 
   async merges({ tokens, vocabulary, minFrequency, prefix = "", byteIds, symbols }: MergePlan): Promise<Merges> {
-    const spelled = joined(tokens.map(encodeUtf8));
+    const spelled = joined(tokens);
     const flat = await this.stoppable(
       this.text.trainerMerges(
         this.trainer,
@@ -375,19 +363,4 @@ function symbolTable(symbols: ReadonlyMap<string, SymbolIds>): Uint32Array {
     at += 3;
   }
   return table;
-}
-
-/** Arrays one after another, and where each ends. */
-function joined(parts: readonly Uint8Array[]): { readonly bytes: Uint8Array; readonly ends: Float64Array } {
-  const ends = new Float64Array(parts.length);
-  let at = 0;
-  parts.forEach((part, i) => {
-    at += part.length;
-    ends[i] = at;
-  });
-  const bytes = new Uint8Array(at);
-  parts.forEach((part, i) => {
-    bytes.set(part, ends[i]! - part.length);
-  });
-  return { bytes, ends };
 }

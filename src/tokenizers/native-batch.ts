@@ -1,10 +1,10 @@
+import { byteLength, joined } from "./bytes.ts";
+
 /** Bytes of text that one call into the native code takes at most (a single longer text goes alone): bounds the memory of a call. */
 const BATCH_BYTES = 64 << 20;
 
 /** Many documents at once: bytes one after another, where each ends; the ids of each. */
 export type NativeBatch = (bytes: Uint8Array, ends: Float64Array) => Promise<Uint32Array<ArrayBuffer>[]>;
-
-const utf8 = new TextEncoder();
 
 /** A text as what becomes of it: ids that are certain already, and stretches (strings, or well-formed UTF-8) for the native encoder. */
 export type Plan = readonly (number | string | Uint8Array)[];
@@ -37,24 +37,14 @@ async function inBatches(
     let bytes = 0;
     while (first + batch.length < parts.length && (batch.length === 0 || bytes < BATCH_BYTES)) {
       const part = parts[first + batch.length]!;
-      const size = typeof part === "string" ? Buffer.byteLength(part) : part.length;
+      const size = byteLength(part);
       batch.push(part);
       sizes.push(size);
       bytes += size;
     }
     first += batch.length;
-    // Strings go where they will be read: memory that is made and dropped between costs the garbage collector more than the copy.
-    const joined = new Uint8Array(bytes);
-    const ends = new Float64Array(batch.length);
-    let at = 0;
-    batch.forEach((part, i) => {
-      const end = at + sizes[i]!;
-      if (typeof part === "string") utf8.encodeInto(part, joined.subarray(at, end));
-      else joined.set(part, at);
-      at = end;
-      ends[i] = at;
-    });
-    for (const ids of await encode(joined, ends)) out.push(ids);
+    const all = joined(batch, sizes);
+    for (const ids of await encode(all.bytes, all.ends)) out.push(ids);
   }
   return out;
 }

@@ -1,5 +1,5 @@
 import type { NativePieces as Handle, NativeText } from "../engine/backends/native/text.ts";
-import { encodeUtf8 } from "./bytes.ts";
+import { encodeUtf8, joined } from "./bytes.ts";
 import { graphemeParts } from "./graphemes.ts";
 import { byteTokens, modelOf } from "./models.ts";
 import { nativeText } from "./native.ts";
@@ -65,17 +65,7 @@ export class NativePieces {
     this.normalizes = parts.shape !== "prepared";
     this.prepares = prepares;
     this.beyond = beyond;
-    const encoded = parts.strings.map(encodeUtf8);
-    const ends = new Float64Array(encoded.length);
-    let size = 0;
-    encoded.forEach((bytes, i) => {
-      size += bytes.length;
-      ends[i] = size;
-    });
-    const all = new Uint8Array(size);
-    encoded.forEach((bytes, i) => {
-      all.set(bytes, ends[i]! - bytes.length);
-    });
+    const spelled = joined(parts.strings);
     const flag = (value: boolean | undefined): number => (value ? 1 : 0);
     this.model = text.piecesCreate(
       Float64Array.of(
@@ -96,8 +86,8 @@ export class NativePieces {
         flag(parts.stripRight),
         SPACES[parts.spaces ?? "kept"],
       ),
-      all,
-      ends,
+      spelled.bytes,
+      spelled.ends,
       Uint32Array.from(parts.ids),
       parts.scores ?? new Float64Array(0),
       parts.merges ?? NONE,
@@ -295,14 +285,26 @@ const GAP = 1;
 const ALONE = 2;
 const CHANGED = 4;
 
+interface BertTable {
+  readonly map: Uint8Array;
+  readonly beyond: RegExp | undefined;
+}
+
+/** By what the normalizer does: a table takes half a second, and training, the tokenizer it gives and others like it need the same. */
+const bertTables = new Map<string, BertTable>();
+
+export function bertTable(part: Normalizer & { type: "BertNormalizer" }): BertTable {
+  const key = JSON.stringify(part);
+  const table = bertTables.get(key) ?? makeBertTable(part);
+  bertTables.set(key, table);
+  return table;
+}
+
 /**
  * What BERT's normalizer makes of each character, and how its pre-tokenizer takes it: a byte for each of 0x110000 code points, then the
  * changed ones (code point in four bytes, length, UTF-8). Characters whose result depends on their neighbours are `beyond`.
  */
-export function bertTable(part: Normalizer & { type: "BertNormalizer" }): {
-  map: Uint8Array;
-  beyond: RegExp | undefined;
-} {
+function makeBertTable(part: Normalizer & { type: "BertNormalizer" }): BertTable {
   const flags = new Uint8Array(0x110000);
   for (const run of PUNCTUATION.split(" ")) {
     const [from, to = from] = run.split("-").map((hex) => Number.parseInt(hex, 16));

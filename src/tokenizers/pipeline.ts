@@ -1,5 +1,5 @@
 import { decodeUtf8, wellFormed } from "./bytes.ts";
-import { type DecodeStep, decodeStepOf } from "./decode.ts";
+import { type DecodeStep, decoderOf, type MakeStep } from "./decode.ts";
 import { FileTokenizer, NO_FRAME } from "./file-tokenizer.ts";
 import { type TokenizerConfig, writeTokenizerFolder } from "./folder.ts";
 import type { PieceModel } from "./models.ts";
@@ -46,6 +46,7 @@ class Remembering implements PieceModel {
  */
 export class PipelineTokenizer extends FileTokenizer {
   private readonly cut: Cutter;
+  private readonly decoder: MakeStep;
   private readonly remembering = new Map<PieceModel, Remembering>();
   /** Native encoders: all special tokens allowed or not, and whether texts are searched after the normalizer. Null where there is none. */
   private readonly natives = new Map<string, NativePieces | null>();
@@ -54,7 +55,7 @@ export class PipelineTokenizer extends FileTokenizer {
   constructor(file: TokenizerFile, config: TokenizerConfig = {}) {
     super(file, config);
     this.cut = cutterOf(file.pre_tokenizer);
-    decodeStepOf(file.decoder); // and with the decoder
+    this.decoder = decoderOf(file.decoder);
     this.modelFor("all"); // what is wrong with the model is said now
   }
 
@@ -139,7 +140,7 @@ export class PipelineTokenizer extends FileTokenizer {
   }
 
   decode(ids: readonly number[], options: DecodeOptions = {}): string {
-    const step = decodeStepOf(this.file.decoder);
+    const step = this.decoder();
     let text = "";
     for (const id of ids) text += this.pushed(step, id, options);
     return text + step.end().join("");
@@ -152,7 +153,7 @@ export class PipelineTokenizer extends FileTokenizer {
 
   stream(options: StreamOptions = {}): TokenStream {
     const before = options.after?.slice(-8) ?? [];
-    const step = decodeStepOf(this.file.decoder);
+    const step = this.decoder();
     /** How much of what comes out is text of the ids before. */
     let old = before.length === 0 ? 0 : this.decode(before, options).length;
     const fresh = (text: string): string => {

@@ -6,6 +6,21 @@ export type NativeBpe = { readonly kind: "bpe" };
 export type NativePieces = { readonly kind: "pieces" };
 export type NativeTrainer = { readonly kind: "trainer" };
 
+/** What the counting of a training's words found. */
+export interface CountedWords {
+  readonly distinct: number;
+  /** Fewer than `distinct` where not all can be learnt from: then the rarer ones are a sample, and count for those left out. */
+  readonly kept: number;
+  /** Bytes that went to a temporary file. */
+  readonly spilled: number;
+  /** The characters, in the order of code points. */
+  readonly points: Uint32Array;
+  /** How often each occurs. */
+  readonly counts: Float64Array;
+  /** How often it occurs elsewhere than at the beginning of a word. */
+  readonly inner: Float64Array;
+}
+
 /**
  * What the addon does for tokenizers (native/src/addon_text.cpp). Texts are well-formed UTF-8; several documents lie one after another in
  * one array and end at `ends`. Arrays given to a call that returns a promise must not be changed before it settles.
@@ -63,14 +78,7 @@ export interface NativeText {
   /** Words that were cut already. */
   trainerCountWords(trainer: NativeTrainer, bytes: Uint8Array, ends: Float64Array, counts: Float64Array): Promise<void>;
   /** Ends the counting: what was found, and the characters of the words that are kept. */
-  trainerGather(trainer: NativeTrainer): Promise<{
-    readonly distinct: number;
-    readonly kept: number;
-    readonly spilled: number;
-    readonly points: Uint32Array;
-    readonly counts: Float64Array;
-    readonly inner: Float64Array;
-  }>;
+  trainerGather(trainer: NativeTrainer): Promise<CountedWords>;
   /**
    * left, right, id of each merge in the order they were learnt. `limits` is vocabulary and minFrequency; `symbols` 256 ids of bytes, or for each
    * character its code point, its id at the beginning of a word and its id elsewhere (2^32 - 1: none).
