@@ -239,25 +239,25 @@ export class ContinuousBatch {
   }
 
   async #run(model: LanguageModel, planned: readonly Work[], size?: number): Promise<void> {
-    let work = planned;
-    const pieces = () =>
-      work.map(({ one, ids, wanted }) => ({
+    const piecesOf = (those: readonly Work[]) =>
+      those.map(({ one, ids, wanted }) => ({
         slot: one.slot,
         ids,
         wanted,
         reply: wanted > 0 && !this.#guesser ? one.reply : undefined,
       }));
-    for (;;) {
-      if (work.length === 0) return;
-      const ready = this.#guesser
-        ? this.#decoder.prepareStep(model, pieces(), size)
-        : this.#decoder.prepareChoose(model, pieces(), size);
-      if (!ready) break;
-      await ready;
-      work = work.filter(({ one }) => !one.gone); // left meanwhile
-    }
+    const work = await prepared(
+      planned,
+      ({ one }) => one,
+      (those) =>
+        this.#guesser
+          ? this.#decoder.prepareStep(model, piecesOf(those), size)
+          : this.#decoder.prepareChoose(model, piecesOf(those), size),
+    );
+    if (work.length === 0) return;
+    const pieces = piecesOf(work);
     if (!this.#guesser) {
-      const chosen = await this.#decoder.choose(model, pieces(), size);
+      const chosen = await this.#decoder.choose(model, pieces, size);
       for (const [i, { one, ids }] of work.entries()) {
         if (one.gone) continue; // left meanwhile
         one.read += ids.length;
@@ -269,7 +269,7 @@ export class ContinuousBatch {
       }
       return;
     }
-    const rows = await this.#decoder.step(model, pieces(), size);
+    const rows = await this.#decoder.step(model, pieces, size);
     let began = performance.now();
     for (const [i, { one, ids, wanted, guess }] of work.entries()) {
       // Choosing from a large vocabulary takes a while: whoever else needs this thread comes in between.
@@ -313,16 +313,14 @@ export class ContinuousBatch {
 
   /** The next token of each reply, chosen in the program. */
   async #decode(model: LanguageModel, planned: readonly Running[], size?: number): Promise<void> {
-    let replies = planned;
-    const steps = () => replies.map(({ reply }) => reply);
-    for (;;) {
-      if (replies.length === 0) return;
-      const ready = this.#decoder.prepareDecode(model, steps(), size);
-      if (!ready) break;
-      await ready;
-      replies = replies.filter((one) => !one.gone); // left meanwhile
-    }
-    const chosen = await this.#decoder.decode(model, steps(), size);
+    const stepsOf = (those: readonly Running[]) => those.map(({ reply }) => reply);
+    const replies = await prepared(
+      planned,
+      (one) => one,
+      (those) => this.#decoder.prepareDecode(model, stepsOf(those), size),
+    );
+    if (replies.length === 0) return;
+    const chosen = await this.#decoder.decode(model, stepsOf(replies), size);
     for (const [i, one] of replies.entries()) {
       if (one.gone) continue; // left meanwhile
       one.read++;
@@ -356,4 +354,17 @@ export class ContinuousBatch {
 function pieceOf(one: Running, n: number): Work {
   const ids = one.history.slice(one.read, one.read + n);
   return { one, ids, wanted: one.read + ids.length === one.history.length ? 1 : 0 };
+}
+
+/** Those of `planned` that are still there when what their step needs is compiled: sequences leave meanwhile, and fewer may need another program. */
+async function prepared<T>(
+  planned: readonly T[],
+  of: (one: T) => Running,
+  prepare: (those: readonly T[]) => Promise<void> | undefined,
+): Promise<readonly T[]> {
+  for (let those = planned; ; those = those.filter((one) => !of(one).gone)) {
+    const ready = those.length === 0 ? undefined : prepare(those);
+    if (!ready) return those;
+    await ready;
+  }
 }

@@ -16,6 +16,7 @@ import {
   choiceOf,
   type FlatCache,
   forget,
+  i32,
   keyOf,
   type Queued,
   ReplyProgram,
@@ -276,7 +277,8 @@ export class Decoder {
    * @returns a promise where there is something to compile
    */
   prepareStep(model: LanguageModel, pieces: readonly Piece[], size?: number): Promise<void> | undefined {
-    const [tokens, rows] = this.#sizeOf(pieces, size);
+    const { tokens, rows } = this.#sizeOf(pieces, size);
+    if (tokens === undefined) return undefined; // refused when it is read
     return this.#once(model, `step ${tokens} ${rows}`, (cache) => {
       const like = inputLike(tokens, rows);
       try {
@@ -293,10 +295,8 @@ export class Decoder {
     size?: number,
   ): Promise<void> | undefined {
     const replies = pieces.flatMap(({ reply }) => reply ?? []);
-    const [tokens, rows] = this.#sizeOf(
-      pieces.map((piece) => ({ ...piece, wanted: piece.reply ? 1 : 0 })),
-      size,
-    );
+    const { tokens, rows } = this.#sizeOf(pieces.map(wantedByReply), size);
+    if (tokens === undefined) return undefined; // refused when it is read
     return this.#once(model, `choose ${tokens} ${keyOf(replies, rows, this.capacityFor(model))}`, (cache, capacity) => {
       const like = inputLike(tokens, rows);
       const choice = choiceOf(replies, rows, capacity);
@@ -328,13 +328,12 @@ export class Decoder {
     });
   }
 
-  /** Tokens and rows of logits of a step. */
-  #sizeOf(pieces: readonly Piece[], size?: number): [tokens: number, rows: number] {
+  /** Of a step: how many tokens and rows of logits there are, and how many there is room for. `tokens` is undefined where there is no step so large. */
+  #sizeOf(pieces: readonly Piece[], size?: number) {
     const count = pieces.reduce((n, { ids }) => n + ids.length, 0);
     const wanted = pieces.reduce((n, piece) => n + (piece.wanted ?? 1), 0);
-    // One that is too large is refused when it is read.
-    const tokens = size ?? this.sizes.find((n) => n >= count) ?? this.sizes.at(-1)!;
-    return [tokens, this.#rowsFor(tokens, wanted)];
+    const tokens = size ?? this.sizes.find((n) => n >= count);
+    return { count, wanted, tokens, rows: tokens === undefined ? 0 : this.#rowsFor(tokens, wanted) };
   }
 
   /**
@@ -376,12 +375,7 @@ export class Decoder {
   ): Promise<(Sampled | undefined)[]> {
     const { capacity, pool } = this.#prepare(model);
     const replies = pieces.flatMap(({ reply }) => reply ?? []);
-    const { input, wanted, rows } = this.#batchOf(
-      pieces.map((piece) => ({ ...piece, wanted: piece.reply ? 1 : 0 })),
-      size,
-      capacity,
-      pool,
-    );
+    const { input, wanted, rows } = this.#batchOf(pieces.map(wantedByReply), size, capacity, pool);
     const choice = choiceOf(replies, rows, capacity);
     let result: { token: Tensor; measures: Tensor; cache: Cache } | undefined;
     try {
@@ -407,12 +401,9 @@ export class Decoder {
     pool: PagePool,
   ): { input: StepArguments[2]; wanted: Tensor<"i32">; rows: number } {
     this.#forgetReplies();
-    const count = pieces.reduce((n, { ids }) => n + ids.length, 0);
-    const wantedCount = pieces.reduce((n, { wanted = 1 }) => n + wanted, 0);
-    const tokens = size ?? this.sizes.find((n) => n >= count);
+    const { count, wanted: wantedCount, tokens, rows } = this.#sizeOf(pieces, size);
     if (tokens === undefined || count === 0)
       throw new StateError(`generate: a step of ${count} tokens; it must be 1 to ${this.sizes.at(-1)}.`);
-    const rows = this.#rowsFor(tokens, wantedCount);
     if (wantedCount > rows)
       throw new StateError(
         `generate: logits after ${wantedCount} tokens of a step are wanted; a decoder of ${this.slots} slots with ${this.ahead} tokens ahead gives at most ${rows}.`,
@@ -439,7 +430,6 @@ export class Decoder {
       this.#grow(held, held.ids.length, pool);
       for (let i = piece.wanted ?? 1; i > 0; i--) wanted[row++] = at - i;
     }
-    const i32 = (data: Int32Array, shape: readonly number[]) => tensor(data, { shape }) as Tensor<"i32">;
     return {
       input: { ids: i32(ids, [1, tokens]), positions: i32(positions, [1, tokens]), rows: i32(slots, [1, tokens]) },
       wanted: i32(wanted, [rows]),
@@ -625,13 +615,16 @@ export class Decoder {
   }
 }
 
-const zeros = (shape: readonly number[]): Tensor<"i32"> =>
-  tensor(new Int32Array(shape.reduce((a, b) => a * b, 1)), { shape }) as Tensor<"i32">;
+/** Logits are wanted after the pieces that a reply follows. */
+const wantedByReply = <P extends { readonly reply?: ReplyStep | undefined }>(piece: P) => ({
+  ...piece,
+  wanted: piece.reply ? 1 : 0,
+});
 
 /** Of the form of a step's arguments. */
 function inputLike(tokens: number, rows: number): { input: StepArguments[2]; wanted: Tensor<"i32"> } {
-  const line = () => zeros([1, tokens]);
-  return { input: { ids: line(), positions: line(), rows: line() }, wanted: zeros([rows]) };
+  const line = () => i32(new Int32Array(tokens), [1, tokens]);
+  return { input: { ids: line(), positions: line(), rows: line() }, wanted: i32(new Int32Array(rows), [rows]) };
 }
 
 /** Bytes of a model's cache for `tokens` tokens. */

@@ -240,7 +240,7 @@ export function forget(queued: Queued): void {
   queued.chain.dispose();
 }
 
-const i32 = (data: Int32Array, shape: readonly number[]) => tensor(data, { shape }) as Tensor<"i32">;
+export const i32 = (data: Int32Array, shape: readonly number[]) => tensor(data, { shape }) as Tensor<"i32">;
 
 function stateOf(replies: readonly ReplyStep[], size: number): State {
   const token = new Int32Array(size).fill(-1);
