@@ -84,8 +84,10 @@ function syncFolder(folder: string): void {
   }
 }
 
-function writeAll(handle: number, data: Uint8Array): void {
-  for (let at = 0; at < data.length; ) at += writeSync(handle, data, at, data.length - at);
+/** @param position in the file; default where the last write ended */
+export function writeAll(handle: number, data: Uint8Array, position?: number): void {
+  for (let at = 0; at < data.length; )
+    at += writeSync(handle, data, at, data.length - at, position === undefined ? undefined : position + at);
 }
 
 /**

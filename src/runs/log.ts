@@ -1,18 +1,8 @@
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readSync } from "node:fs";
 import { dirname } from "node:path";
 import { z } from "zod";
 import { InputError } from "../tensor/errors.ts";
-import { codeOf, explainWrite } from "./atomic.ts";
+import { codeOf, explainWrite, writeAll } from "./atomic.ts";
 import { type Event, eventSchema } from "./events.ts";
 import { parse, stringify } from "./json.ts";
 
@@ -97,7 +87,7 @@ export class EventLog {
       const line = Buffer.from(`${stringify(event)}\n`);
       const before = fstatSync(this.#handle).size;
       try {
-        for (let at = 0; at < line.length; ) at += writeSync(this.#handle, line, at, line.length - at);
+        writeAll(this.#handle, line);
       } catch (error) {
         // Half a line on a full disk must not spoil the next one.
         try {

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
-import { explainWrite } from "../../runs/atomic.ts";
+import { closeSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
+import { explainWrite, writeAll } from "../../runs/atomic.ts";
 
 const KEPT = "What was finished before is kept; make room and run the same command again.";
 
@@ -29,7 +29,7 @@ export class PartFile {
     const all = Buffer.concat(this.#buffer);
     this.#hash.update(all);
     try {
-      for (let at = 0; at < all.length; ) at += writeSync(this.#file, all, at);
+      writeAll(this.#file, all);
     } catch (error) {
       throw explainWrite(error, this.path, KEPT);
     }

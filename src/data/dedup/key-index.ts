@@ -1,7 +1,7 @@
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { explainWrite } from "../../runs/atomic.ts";
+import { explainWrite, writeAll } from "../../runs/atomic.ts";
 import { StateError } from "../../tensor/errors.ts";
 
 export interface KeyIndexOptions {
@@ -80,7 +80,7 @@ export class KeyIndex {
     this.#files[part] = file;
     const buffer = this.#buffers[part]!;
     const bytes = Buffer.from(buffer.buffer, buffer.byteOffset, used * 4);
-    writeAll(file, bytes, undefined, this.#path(part));
+    spillTo(file, bytes, undefined, this.#path(part));
     this.#spilled += bytes.length;
     this.#used[part] = 0;
   }
@@ -118,11 +118,10 @@ export class KeyIndex {
   }
 }
 
-/** @param at where in the file; undefined: after what was written last. @throws DiskError */
-export function writeAll(file: number, bytes: Uint8Array, at: number | undefined, path: string): void {
+/** Writes to a temporary file. @param at where in the file; undefined: after what was written last. @throws DiskError */
+export function spillTo(file: number, bytes: Uint8Array, at: number | undefined, path: string): void {
   try {
-    for (let done = 0; done < bytes.length; )
-      done += writeSync(file, bytes, done, bytes.length - done, at === undefined ? undefined : at + done);
+    writeAll(file, bytes, at);
   } catch (error) {
     throw explainWrite(error, path, "It is a temporary file; make room and run the same command again.");
   }

@@ -2,7 +2,7 @@ import { closeSync, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { mix32 } from "./hash.ts";
-import { KeyIndex, type KeyIndexOptions, writeAll } from "./key-index.ts";
+import { KeyIndex, type KeyIndexOptions, spillTo } from "./key-index.ts";
 import { agreement, type Banding, chooseBanding, MinHasher, meeting, shingles } from "./minhash.ts";
 import { UnionFind } from "./union-find.ts";
 
@@ -110,7 +110,7 @@ export class NearDuplicates {
     const s = this.#signatures;
     if (!s || s.used === 0) return;
     const bytes = Buffer.from(s.buffer.buffer, 0, s.used * 4);
-    writeAll(s.file, bytes, s.written, s.folder);
+    spillTo(s.file, bytes, s.written, s.folder);
     s.written += bytes.length;
     s.used = 0;
   }
