@@ -3,17 +3,7 @@ import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { InputError } from "../src/tensor/errors.ts";
 import { root } from "./environment.ts";
-
-/** mulberry32: the same numbers on every machine. */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
+import { mulberry32 } from "./random.ts";
 
 const BINARY = new Set([
   ".zip",
@@ -48,7 +38,7 @@ async function texts(path: string, into: string[]): Promise<void> {
 
 /** Emoji, NULs, a million characters without a space in two scripts, every kind of code point, and bytes that are no UTF-8. */
 export function hardTexts(seed: number): string[] {
-  const next = random(seed);
+  const next = mulberry32(seed);
   const many = (count: number, make: () => string): string => Array.from({ length: count }, make).join("");
   const emoji = ["😀", "😂", "🦙", "👩‍👩‍👧‍👦", "🇨🇳", "🏳️‍🌈", "é", "e\u0301"];
   const point = (): string => {
@@ -85,7 +75,7 @@ export async function corpus(
   const all: string[] = [];
   for (const path of paths) await texts(path, all);
   if (all.length === 0) throw new InputError(`--text: no text under ${paths.join(", ")}.`);
-  const next = random(7);
+  const next = mulberry32(7);
   const documents = hard ? hardTexts(11) : [];
   let bytes = documents.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
   while (bytes < megabytes * 1e6) {

@@ -1,5 +1,4 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { defineCommand } from "../../src/cli/command.ts";
@@ -10,6 +9,7 @@ import { randomKey } from "../../src/tensor/ops/random.ts";
 import { byPrecision, type Outcome, type Work } from "../contest.ts";
 import { disposeTree } from "../dispose.ts";
 import { ours, pythonPeer } from "../environment.ts";
+import { withFolder } from "../folder.ts";
 import { draws } from "../numbers.ts";
 import { contestShape, runContest } from "../suite.ts";
 import type { BertParameters } from "../workers/bert.ts";
@@ -47,13 +47,8 @@ export const bert = defineCommand({
 type BertWork = Work & { readonly parameters: BertParameters };
 
 /** Calls `body` with the work; the files that it names are gone afterwards. */
-export async function withBertWork<T>(body: (work: BertWork) => T | Promise<T>): Promise<T> {
-  const folder = await mkdtemp(join(tmpdir(), "howdah-bench-"));
-  try {
-    return await body(await bertWork(folder));
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+export function withBertWork<T>(body: (work: BertWork) => T | Promise<T>): Promise<T> {
+  return withFolder(async (folder) => body(await bertWork(folder)));
 }
 
 /** Whether the first pooled vectors are the same, relative to the largest number. */

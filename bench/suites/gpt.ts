@@ -1,5 +1,4 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { defineCommand } from "../../src/cli/command.ts";
@@ -10,6 +9,7 @@ import { randomKey } from "../../src/tensor/ops/random.ts";
 import { byPrecision, sameNumbers, type Work } from "../contest.ts";
 import { disposeTree } from "../dispose.ts";
 import { ours, pythonPeer } from "../environment.ts";
+import { withFolder } from "../folder.ts";
 import { configOf } from "../step.ts";
 import { chooseWorks, contestShape, runContest } from "../suite.ts";
 import type { GPTParameters } from "../workers/gpt.ts";
@@ -30,14 +30,11 @@ export const gpt = defineCommand({
     const styles = compile ? ["eager", "compile"] : ["eager"];
     const variants = styles.flatMap((style) => ["f32", "bf16"].map((type) => `${style} ${type}`));
     const peers = alone ? [] : variants.map((variant) => pythonPeer("PyTorch", "gpt", variant));
-    const folder = await mkdtemp(join(tmpdir(), "howdah-bench-"));
-    try {
+    return withFolder(async (folder) => {
       const made: Work[] = [];
       for (const work of chooseWorks(gptWorks, works)) made.push(await gptWork(work, join(folder, work.name)));
-      return await runContest("gpt", made, { ours: ours("gpt", precision), peers }, { rounds, seconds }, context);
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+      return runContest("gpt", made, { ours: ours("gpt", precision), peers }, { rounds, seconds }, context);
+    });
   },
 });
 

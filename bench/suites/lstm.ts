@@ -1,5 +1,4 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { hostTensor, writeSafetensors } from "../../src/checkpoint/index.ts";
@@ -7,6 +6,7 @@ import { defineCommand } from "../../src/cli/command.ts";
 import { loadNativeBackend } from "../../src/engine/index.ts";
 import { byPrecision, sameNumbers, type Work } from "../contest.ts";
 import { ours, pythonPeer } from "../environment.ts";
+import { withFolder } from "../folder.ts";
 import { noise } from "../numbers.ts";
 import { contestShape, runContest } from "../suite.ts";
 import type { LSTMParameters } from "../workers/lstm.ts";
@@ -29,13 +29,10 @@ export const lstm = defineCommand({
     const styles = compile ? ["eager", "compile"] : ["eager"];
     const variants = styles.flatMap((style) => ["f32", "bf16"].map((type) => `${style} ${type}`));
     const peers = alone ? [] : variants.map((variant) => pythonPeer("PyTorch", "lstm", variant));
-    const folder = await mkdtemp(join(tmpdir(), "howdah-bench-"));
-    try {
-      const work = await lstmWork(folder);
-      return await runContest("lstm", [work], { ours: ours("lstm", precision), peers }, { rounds, seconds }, context);
-    } finally {
-      await rm(folder, { recursive: true, force: true });
-    }
+    const sides = { ours: ours("lstm", precision), peers };
+    return withFolder(async (folder) =>
+      runContest("lstm", [await lstmWork(folder)], sides, { rounds, seconds }, context),
+    );
   },
 });
 

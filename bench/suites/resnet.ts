@@ -1,5 +1,4 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { defineCommand } from "../../src/cli/command.ts";
@@ -10,6 +9,7 @@ import { randomKey } from "../../src/tensor/ops/random.ts";
 import { byPrecision, sameNumbers, type Work } from "../contest.ts";
 import { disposeTree } from "../dispose.ts";
 import { ours, pythonPeer } from "../environment.ts";
+import { withFolder } from "../folder.ts";
 import { draws, noise } from "../numbers.ts";
 import { contestShape, runContest } from "../suite.ts";
 import type { ResNetParameters } from "../workers/resnet.ts";
@@ -53,13 +53,8 @@ export const resnet = defineCommand({
 type ResNetWork = Work & { readonly parameters: ResNetParameters };
 
 /** Calls `body` with the work; the files that it names are gone afterwards. */
-export async function withResNetWork<T>(body: (work: ResNetWork) => T | Promise<T>): Promise<T> {
-  const folder = await mkdtemp(join(tmpdir(), "howdah-bench-"));
-  try {
-    return await body(await resNetWork(folder));
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+export function withResNetWork<T>(body: (work: ResNetWork) => T | Promise<T>): Promise<T> {
+  return withFolder(async (folder) => body(await resNetWork(folder)));
 }
 
 /** The work with the weights and pictures that both sides start from, as files in `folder`. */

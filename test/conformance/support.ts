@@ -1,3 +1,4 @@
+import { mulberry32 } from "../../bench/random.ts";
 import { ReferenceBackend } from "../../src/engine/backends/reference/backend.ts";
 import { type DType, isFloat } from "../../src/tensor/dtype.ts";
 import type { Attributes } from "../../src/tensor/graph.ts";
@@ -19,12 +20,7 @@ export interface Plain {
 export function generator(seed: string): () => number {
   let state = 0;
   for (const c of seed) state = Math.imul(state ^ c.charCodeAt(0), 0x01000193) >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
+  return mulberry32(state);
 }
 
 /** The input of a case; `float` replaces f32. Without values: uniform in [low, high), by default [-1, 1), whole numbers in [0, 8). */

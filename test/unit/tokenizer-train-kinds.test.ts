@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import fc from "fast-check";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { mulberry32 } from "../../bench/random.ts";
 import { streamTexts, textFiles } from "../../src/cli/text-stream.ts";
 import {
   type CountedWords,
@@ -163,17 +164,6 @@ test("options that a kind lacks, and vocabularies without room, are refused by n
   await expect(train("unigram", { coverage: 2 })).rejects.toThrow("coverage");
 });
 
-/** mulberry32 */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
-
 test("the kernels learn what TypeScript learns, of lines, long words, marks and white space of every kind", async () => {
   const hard = [
     "\u0928\u092e\u0938\u094d\u0924\u0947 caf\u00e9 e\u0301 \u00c5ngstr\u00f6m\nthe \u0915\u093f\u0924\u093e\u092c the",
@@ -195,7 +185,7 @@ test("the kernels learn what TypeScript learns, of lines, long words, marks and 
 });
 
 describe("more words than fit into memory", () => {
-  const next = random(3);
+  const next = mulberry32(3);
   const syllables = [
     ..."\u5929\u5730\u7384\u9ec4\u5b87\u5b99\u6d2a\u8352\u65e5\u6708\u76c8\u6603\u8fb0\u5bbf\u5217\u5f20\u5bd2\u6765\u6691\u5f80",
   ];
@@ -271,7 +261,7 @@ describe("more words than fit into memory", () => {
 });
 
 test("training ends soon after it is told to", async () => {
-  const next = random(5);
+  const next = mulberry32(5);
   const text = Array.from({ length: 100_000 }, () =>
     Array.from({ length: 12 }, () => String.fromCharCode(0x4e00 + Math.floor(next() ** 3 * 2000))).join(""),
   ).join("\n");
