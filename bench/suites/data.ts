@@ -104,8 +104,9 @@ export function checkAgreement(kind: DataParameters["kind"], a: Agreement, expec
     no(`${a.sameText - a.sameTextAgree} documents of the same text are decided otherwise`);
   if (kind === "texts") {
     if (a.sameText !== a.documents) no(`only ${a.sameText} texts are the same`);
-    // Each has its own permutations: pairs near the threshold may meet on one side only.
-    if (apart(a.final) > 0.05) no("the near duplicates are too different");
+    // Each has its own permutations: pairs near the threshold may meet on one side only. Of 724 texts, 414 to 434 were left by twelve seeds of ours, 415 to 435
+    // by twelve of datatrove's: one side alone varies by 5 % from seed to seed.
+    if (apart(a.final) > 0.1) no("the near duplicates are too different");
   } else {
     if (a.agree < 0.85 * a.documents) no(`only ${a.agree} documents are decided alike`);
     if (apart(a.kept) > 0.15) no("the filters leave too different numbers of documents");

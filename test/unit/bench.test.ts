@@ -40,7 +40,7 @@ describe("decisions on the same documents", () => {
   test.each([
     ["another filter took one", against({ ...mine.decisions, u0: "fineweb" }), "1 documents of the same text"],
     ["documents are missing", compareDecisions({ decisions: {} }, { decisions: {} }, {}), "0 of 100 documents"],
-    ["other duplicates", against(all((i) => (i < 40 ? "c4" : i < 55 ? "duplicate" : "final"))), "near duplicates"],
+    ["other duplicates", against(all((i) => (i < 40 ? "c4" : i < 58 ? "duplicate" : "final"))), "near duplicates"],
   ])("%s: other work, of the same texts", (_, agreement, message) => {
     expect(() => checkAgreement("texts", agreement, 100)).toThrow(message);
   });
