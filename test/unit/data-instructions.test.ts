@@ -5,6 +5,7 @@ import {
   type Example,
   endpointModel,
   flaw,
+  type GeneratedTask,
   pairsOf,
   parseInstructions,
   rougeL,
@@ -264,6 +265,56 @@ describe("self-instruct", () => {
     } finally {
       server.close();
     }
+  });
+  test("tasks in work at the same time give the same, whenever answers come, and going on gives what one sitting gives", async () => {
+    /** Answers after a while that no test controls; what it says depends on the question and the seed alone. */
+    const slow = (most = { asked: 0, now: 0, highest: 0 }) => ({
+      name: "slow",
+      most,
+      fits: (question: readonly { content: string }[]) => question[0]!.content.length < 600,
+      async complete(
+        question: readonly { content: string }[],
+        { seed, signal }: { seed: number; signal?: AbortSignal | undefined },
+      ) {
+        most.highest = Math.max(most.highest, ++most.now);
+        await new Promise((resolve) => setTimeout(resolve, (++most.asked * 7) % 5));
+        most.now--;
+        signal?.throwIfAborted();
+        const text = question[0]!.content;
+        expect(text.length).toBeLessThan(600);
+        if (text.startsWith("Rate")) return String(3 + (seed % 3));
+        const pick = (i: number) => topics[(seed >>> (4 * i)) % topics.length]!;
+        return text.startsWith("Come up")
+          ? `Task: Tell how ${pick(0)} and ${pick(1)} and ${pick(2)} go with ${pick(3)}.`
+          : `An answer that is number ${seed}.`;
+      },
+    });
+    const make = (count: number, parallel: number, before: readonly GeneratedTask[] = []) => {
+      const model = slow();
+      return selfInstruct({ model, seeds, count, parallel, before, maxSimilarity: 0.9 }).then((r) => ({
+        ...r,
+        most: model.most,
+      }));
+    };
+    const all = await make(12, 4);
+    expect(all.tasks).toHaveLength(12);
+    expect(all.most.highest).toBe(4);
+    expect(all.report.dropped.low_score).toBeGreaterThan(0);
+    expect((await make(12, 4)).tasks).toEqual(all.tasks);
+    const first = await make(5, 4);
+    expect([...first.tasks, ...(await make(7, 4, first.tasks)).tasks]).toEqual(all.tasks);
+    // One after the other is another choice of what is shown, made with the same rules.
+    expect((await make(3, 1)).most.highest).toBe(1);
+    const stop = new AbortController();
+    const stopped = selfInstruct({
+      model: slow(),
+      seeds,
+      count: 9,
+      parallel: 4,
+      signal: stop.signal,
+      onTask: () => stop.abort(),
+    });
+    await expect(stopped).rejects.toThrow(/aborted/);
   });
   test("a model that only repeats itself ends with an error that says so, and no server is said so", async () => {
     const model = { name: "parrot", complete: async () => "Name three rivers of Asia." };
