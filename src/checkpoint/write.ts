@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
-import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { explainWrite } from "../runs/atomic.ts";
+import { explainWrite, makeFolder } from "../runs/atomic.ts";
 import { bytesPerElement, type DType, type HostArray } from "../tensor/dtype.ts";
 import { InputError } from "../tensor/errors.ts";
 import { type Shape, show, size } from "../tensor/shape.ts";
@@ -65,7 +65,7 @@ export async function writeSafetensors(
   const header = headerOf(list, metadata);
   const partial = join(dirname(path), `.${basename(path)}.${process.pid}.${life}${serial++}.partial`);
   try {
-    await mkdir(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     const handle = await open(partial, "wx");
     try {
       await writeAll(handle, header);

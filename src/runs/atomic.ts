@@ -1,5 +1,16 @@
 import { randomBytes } from "node:crypto";
-import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statfsSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  type Stats,
+  statfsSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { open, readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { HowdahError } from "../tensor/errors.ts";
@@ -84,6 +95,41 @@ function syncFolder(folder: string): void {
   }
 }
 
+/**
+ * Makes a folder and the folders it stands in, where they are missing. Not with Node's `recursive`, which never returns where a file system
+ * answers that there is no such folder to one whose parent is there, as Linux's /proc does.
+ * @throws DiskError where a file stands in the way, or where no folder can be made
+ */
+export function makeFolder(path: string): void {
+  const there = statOf(path);
+  if (there?.isDirectory()) return;
+  const parent = dirname(path);
+  if (there !== undefined) throw new DiskError(`${path} is a file, where a folder is to be: choose another place.`);
+  if (parent !== path) makeFolder(parent);
+  try {
+    mkdirSync(path);
+  } catch (error) {
+    // Another process may have been faster.
+    if (codeOf(error) === "EEXIST" && statOf(path)?.isDirectory()) return;
+    if (codeOf(error) === "ENOENT" || codeOf(error) === "EEXIST") {
+      throw new DiskError(`${path}: no folder of this name can be made in ${parent}. Choose another place.`, {
+        cause: error,
+      });
+    }
+    throw error;
+  }
+}
+
+/** What is at `path`; undefined for nothing, and for what would be inside a file. */
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path);
+  } catch (error) {
+    if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return undefined;
+    throw error;
+  }
+}
+
 /** @param position in the file; default where the last write ended */
 export function writeAll(handle: number, data: Uint8Array, position?: number): void {
   for (let at = 0; at < data.length; )
@@ -98,7 +144,7 @@ export function writeAll(handle: number, data: Uint8Array, position?: number): v
 export function writeFileAtomic(path: string, data: string | Uint8Array): void {
   const partial = beside(path);
   try {
-    mkdirSync(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     const handle = openSync(partial, "wx");
     try {
       writeAll(handle, typeof data === "string" ? Buffer.from(data) : data);
@@ -122,7 +168,7 @@ export function writeFileAtomic(path: string, data: string | Uint8Array): void {
 export async function writeFolderAtomic(path: string, fill: (folder: string) => Promise<void>): Promise<void> {
   const partial = beside(path);
   try {
-    mkdirSync(partial, { recursive: true });
+    makeFolder(partial);
     await fill(partial);
     const entries = await readdir(partial, { recursive: true, withFileTypes: true });
     for (const entry of entries) {

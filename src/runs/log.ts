@@ -1,8 +1,8 @@
-import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, openSync, readSync } from "node:fs";
 import { dirname } from "node:path";
 import { z } from "zod";
 import { InputError } from "../tensor/errors.ts";
-import { codeOf, explainWrite, writeAll } from "./atomic.ts";
+import { codeOf, explainWrite, makeFolder, writeAll } from "./atomic.ts";
 import { type Event, eventSchema } from "./events.ts";
 import { parse, stringify } from "./json.ts";
 
@@ -57,7 +57,7 @@ export class EventLog {
 
   constructor(path: string) {
     this.path = path;
-    mkdirSync(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     this.repaired = 0;
     if (existsSync(path)) {
       const old = openSync(path, "r+");

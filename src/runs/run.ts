@@ -1,7 +1,7 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { InputError } from "../tensor/errors.ts";
-import { codeOf, removeLeftovers, writeFileAtomic, writeFolderAtomic } from "./atomic.ts";
+import { codeOf, makeFolder, removeLeftovers, writeFileAtomic, writeFolderAtomic } from "./atomic.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { Emitter } from "./events.ts";
 import { acquireLock, lockHolder } from "./lock.ts";
@@ -70,7 +70,7 @@ export class Run {
         `The run "${name}" exists in ${path}: go on with --resume, choose another name with --set name=..., or remove the folder.`,
       );
     }
-    mkdirSync(path, { recursive: true });
+    makeFolder(path);
     const lock = acquireLock(join(path, lockName), `The run "${name}"`);
     try {
       for (const folder of [path, join(path, "checkpoints"), join(path, "models")]) await removeLeftovers(folder);

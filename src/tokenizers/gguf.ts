@@ -2,6 +2,7 @@ import { open } from "node:fs/promises";
 import { InputError } from "../tensor/errors.ts";
 import { ByteLevelTokenizer } from "./byte-level.ts";
 import { GPT2_PATTERN } from "./pretokenize.ts";
+import { refuseMistaken } from "./read-file.ts";
 import { checkTokenizerFile } from "./schema.ts";
 import { PIECE, SentencePieceTokenizer } from "./sentencepiece-model.ts";
 import type { Tokenizer } from "./types.ts";
@@ -44,7 +45,14 @@ export async function readGgufMetadata(path: string): Promise<Map<string, Value>
 
 /** @throws RangeError when more of the file is needed */
 function parseMetadata(bytes: Buffer, path: string): Map<string, Value> {
-  if (bytes.length < 8 || bytes.toString("latin1", 0, 4) !== "GGUF") throw new InputError(`${path}: not a GGUF file.`);
+  if (bytes.length < 8 || bytes.toString("latin1", 0, 4) !== "GGUF") {
+    refuseMistaken(bytes, path);
+    throw new InputError(
+      bytes.length === 0
+        ? `${path}: it is empty. Copy or download it again.`
+        : `${path}: not a GGUF file: it begins with ${JSON.stringify(bytes.toString("latin1", 0, 4))}, where "GGUF" is expected.`,
+    );
+  }
   const version = bytes.readUInt32LE(4);
   if (version !== 2 && version !== 3)
     throw new InputError(`${path}: GGUF version ${version} is not supported; known are 2 and 3.`);

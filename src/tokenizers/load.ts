@@ -1,4 +1,4 @@
-import { readdir, readFile, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { InputError } from "../tensor/errors.ts";
 import { bertTokenizer } from "./bert.ts";
@@ -6,7 +6,8 @@ import { ByteLevelTokenizer, isByteLevel } from "./byte-level.ts";
 import { SPECIAL_TOKEN_KEYS, type TokenizerConfig } from "./folder.ts";
 import { tokenizerFromGguf } from "./gguf.ts";
 import { PipelineTokenizer } from "./pipeline.ts";
-import { checkTokenizerFile, type TokenizerFile } from "./schema.ts";
+import { readTokenizerBytes, readTokenizerText } from "./read-file.ts";
+import { checkTokenizerFile, type TokenizerFile, vocabularyProblem } from "./schema.ts";
 import { Llama2cTokenizer } from "./sentencepiece.ts";
 import { parseSentencePiece, SentencePieceTokenizer } from "./sentencepiece-model.ts";
 import { tokenizerFromTiktoken } from "./tiktoken.ts";
@@ -26,11 +27,9 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
   const names = new Set(await readdir(path));
   if (names.has("tokenizer.json")) return loadFile(join(path, "tokenizer.json"), config);
   if (names.has("vocab.json") && names.has("merges.txt")) {
-    const merges = await readFile(join(path, "merges.txt"), "utf8");
-    const file = gpt2File(
-      parseJson(await readFile(join(path, "vocab.json"), "utf8"), join(path, "vocab.json")),
-      merges,
-    );
+    const places = { vocab: join(path, "vocab.json"), merges: join(path, "merges.txt") };
+    const vocab = parseJson(await readTokenizerText(places.vocab), places.vocab);
+    const file = gpt2File(vocab, await readTokenizerText(places.merges), places);
     const end = file.added_tokens[0]?.content;
     const defaults = end === undefined ? {} : { bos_token: end, eos_token: end, unk_token: end };
     return new ByteLevelTokenizer(file, { ...defaults, ...config });
@@ -46,36 +45,43 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
   ]) {
     if (names.has(name)) return loadFile(join(path, name), config);
   }
+  for (const [name, other] of [
+    ["vocab.json", "merges.txt"],
+    ["merges.txt", "vocab.json"],
+  ] as const)
+    if (names.has(name)) throw new InputError(`${path}: ${name} is here, and ${other}, which belongs to it, is not.`);
   throw new InputError(
     `${path}: no tokenizer here. Expected tokenizer.json, or vocab.json with merges.txt, or tokenizer.model (SentencePiece), or ` +
       "vocab.txt (BERT), or a .tiktoken or .gguf file, or tokenizer.bin (llama2.c).",
   );
 }
 
-/** Bytes; what is larger is no tokenizer, and no string of JavaScript's either. */
-const LARGEST = 2 ** 28;
-
 /** One file, by its name. */
 async function loadFile(path: string, config: TokenizerConfig): Promise<Tokenizer> {
   const name = basename(path);
   if (name.endsWith(".gguf")) return tokenizerFromGguf(path);
-  const { size } = await stat(path);
-  if (size > LARGEST) {
-    throw new InputError(
-      `${path}: ${size} bytes, where a tokenizer's file has at most ${LARGEST}. Is it the model's weights?`,
-    );
-  }
-  if (name.endsWith(".json")) return tokenizerFromJson(parseJson(await readFile(path, "utf8"), path), path, config);
+  if (name.endsWith(".json")) return tokenizerFromJson(parseJson(await readTokenizerText(path), path), path, config);
   if (name.endsWith(".model")) {
-    const file = await readFile(path);
-    return new SentencePieceTokenizer(parseSentencePiece(file, path), config, file);
+    const file = await readTokenizerBytes(path);
+    return within(path, () => new SentencePieceTokenizer(parseSentencePiece(file, path), config, file));
   }
-  if (name.endsWith(".tiktoken")) return tokenizerFromTiktoken(await readFile(path, "utf8"), path, config);
-  if (name.endsWith(".txt")) return bertTokenizer(await readFile(path, "utf8"), path, config);
-  if (name.endsWith(".bin")) return Llama2cTokenizer.parse(await readFile(path), path);
+  if (name.endsWith(".tiktoken")) return tokenizerFromTiktoken(await readTokenizerText(path), path, config);
+  if (name === "merges.txt") throw new InputError(`${path}: only half of a tokenizer. Name the folder that it is in.`);
+  if (name.endsWith(".txt")) return bertTokenizer(await readTokenizerText(path), path, config);
+  if (name.endsWith(".bin")) return Llama2cTokenizer.parse(await readTokenizerBytes(path), path);
   throw new InputError(
     `${path}: not a tokenizer by its name. Expected .json, .model, .gguf, .tiktoken, .txt (BERT's vocab.txt) or .bin.`,
   );
+}
+
+/** What `make` gives; an error about the parts of a file says which file it was. */
+function within<T>(place: string, make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    if (!(error instanceof InputError) || error.message.startsWith(place)) throw error;
+    throw new InputError(`${place}: ${error.message}`, { cause: error });
+  }
 }
 
 /**
@@ -83,17 +89,50 @@ async function loadFile(path: string, config: TokenizerConfig): Promise<Tokenize
  * @throws InputError naming each part that is not known to this reader
  */
 export function tokenizerFromJson(json: unknown, place: string, config: TokenizerConfig = {}): Tokenizer {
+  const keys = typeof json === "object" && json !== null && !Array.isArray(json) ? Object.keys(json) : [];
+  if (!keys.includes("model") && keys.length > 0 && keys.every((key) => typeof (json as Vocabulary)[key] === "number"))
+    throw new InputError(
+      `${place}: only a vocabulary, half of a tokenizer. Name the folder that it and merges.txt are in.`,
+    );
   const file = checkTokenizerFile(json, place);
-  return isByteLevel(file) ? new ByteLevelTokenizer(file, config) : new PipelineTokenizer(file, config);
+  return within(place, () =>
+    isByteLevel(file) ? new ByteLevelTokenizer(file, config) : new PipelineTokenizer(file, config),
+  );
 }
+
+type Vocabulary = Readonly<Record<string, number>>;
 
 /**
  * GPT-2's tokenizer from its vocabulary and the text of its `merges.txt` (Radford et al. 2019).
  * @param vocab token: id
+ * @param places names of the two files, for messages
+ * @throws InputError naming the file, and the token or the line, that is wrong
  */
-export function gpt2File(vocab: unknown, merges: string): TokenizerFile {
-  const lines = merges.split("\n").filter((line) => line !== "" && !line.startsWith("#version"));
-  const end = (vocab as Record<string, number> | null)?.["<|endoftext|>"];
+export function gpt2File(
+  vocab: unknown,
+  merges: string,
+  places: { readonly vocab: string; readonly merges: string } = { vocab: "vocab.json", merges: "merges.txt" },
+): TokenizerFile {
+  const problem = vocabularyProblem(vocab);
+  if (problem !== undefined) throw new InputError(`${places.vocab}: ${problem}.`);
+  const known = vocab as Vocabulary;
+  const pairs: [string, string][] = [];
+  merges.split("\n").forEach((ended, i) => {
+    const line = ended.replace(/\r$/, "");
+    if (line === "" || line.startsWith("#version")) return;
+    const [left, right, ...more] = line.split(" ");
+    const wrong = (what: string): InputError => new InputError(`${places.merges}:${i + 1}: ${what}`);
+    if (!left || !right || more.length > 0) {
+      throw wrong(`expected two tokens with one space between them, and found ${JSON.stringify(line)}.`);
+    }
+    const missing = [left, right, left + right].find((token) => !Object.hasOwn(known, token));
+    if (missing !== undefined)
+      throw wrong(
+        `${JSON.stringify(missing)} is not in the vocabulary. Do ${places.vocab} and this file belong together?`,
+      );
+    pairs.push([left, right]);
+  });
+  const end = Object.hasOwn(known, "<|endoftext|>") ? known["<|endoftext|>"] : undefined;
   const step = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
   return checkTokenizerFile(
     {
@@ -101,9 +140,9 @@ export function gpt2File(vocab: unknown, merges: string): TokenizerFile {
       pre_tokenizer: step,
       post_processor: { ...step, add_prefix_space: true, trim_offsets: false },
       decoder: { ...step, add_prefix_space: true },
-      model: { vocab, merges: lines },
+      model: { vocab, merges: pairs },
     },
-    "vocab.json and merges.txt",
+    places.vocab,
   );
 }
 
@@ -152,7 +191,7 @@ function parseJson(text: string, place: string): unknown {
 
 async function readOptional(path: string): Promise<string | undefined> {
   try {
-    return await readFile(path, "utf8");
+    return await readTokenizerText(path);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;

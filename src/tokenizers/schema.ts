@@ -184,22 +184,61 @@ const addedToken = z.strictObject({
 });
 export type AddedToken = z.output<typeof addedToken>;
 
+/** Ids from here on are no tokens: no model has a table of so many rows. */
+const TOO_MANY = 2 ** 24;
+
+const idProblem = (id: unknown): string | undefined =>
+  typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= TOO_MANY
+    ? `expected a whole number from 0 to ${TOO_MANY - 1}, and found ${shown(id)}`
+    : undefined;
+
+/** A value as a message can hold it. */
+function shown(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+}
+
+/** What is wrong with a vocabulary, an object of token: id. Two tokens must not share an id; ids that no token has are allowed. */
+export function vocabularyProblem(value: unknown): string | undefined {
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    return `expected an object of token: id, and found ${shown(value)}`;
+  const tokens = new Map<number, string>();
+  for (const [token, id] of Object.entries(value as Record<string, unknown>)) {
+    const problem = idProblem(id);
+    if (problem !== undefined) return `the id of ${JSON.stringify(token)}: ${problem}`;
+    const other = tokens.get(id as number);
+    if (other !== undefined) return `${JSON.stringify(other)} and ${JSON.stringify(token)} both have the id ${id}`;
+    tokens.set(id as number, token);
+  }
+  return tokens.size === 0 ? "the vocabulary is empty" : undefined;
+}
+
+function mergesProblem(value: unknown): string | undefined {
+  if (!Array.isArray(value)) return `expected an array of "left right" or [left, right], and found ${shown(value)}`;
+  const fits = (merge: unknown): boolean =>
+    typeof merge === "string"
+      ? merge.indexOf(" ") > 0
+      : Array.isArray(merge) && merge.length === 2 && merge.every((side) => typeof side === "string");
+  const wrong = value.findIndex((merge) => !fits(merge));
+  return wrong === -1
+    ? undefined
+    : `expected "left right" or [left, right] at ${wrong}, and found ${shown(value[wrong])}`;
+}
+
+function piecesProblem(value: unknown): string | undefined {
+  if (!Array.isArray(value)) return `expected an array of [piece, score], and found ${shown(value)}`;
+  const fits = (entry: unknown): boolean =>
+    Array.isArray(entry) && entry.length === 2 && typeof entry[0] === "string" && typeof entry[1] === "number";
+  const wrong = value.findIndex((entry) => !fits(entry));
+  return wrong === -1 ? undefined : `expected [piece, score] at ${wrong}, and found ${shown(value[wrong])}`;
+}
+
+const checkedBy = <T>(problem: (value: unknown) => string | undefined) =>
+  z.custom<T>((value) => problem(value) === undefined, { error: (issue) => problem(issue.input) ?? "" });
+
 /** Vocabularies are checked by hand: tens of thousands of entries, and keys such as "0" or "__proto__" must stay keys. */
-const vocabulary = z.custom<Record<string, number>>(
-  (value) =>
-    typeof value === "object" && value !== null && Object.values(value).every((id) => Number.isInteger(id) && id >= 0),
-  "must be an object of token: id",
-);
-const mergeList = z.custom<(string | [string, string])[]>(
-  (value) =>
-    Array.isArray(value) &&
-    value.every((merge: unknown) =>
-      typeof merge === "string"
-        ? merge.indexOf(" ") > 0
-        : Array.isArray(merge) && merge.length === 2 && merge.every((side) => typeof side === "string"),
-    ),
-  'must be an array of "left right" or [left, right]',
-);
+const vocabulary = checkedBy<Record<string, number>>(vocabularyProblem);
+const mergeList = checkedBy<(string | [string, string])[]>(mergesProblem);
 
 const byId = (entries: Record<string, number>) => new Map(Object.entries(entries).sort((a, b) => a[1] - b[1]));
 const bpe = z.strictObject({
@@ -226,14 +265,7 @@ const bpe = z.strictObject({
 const unigram = z.strictObject({
   type: z.literal("Unigram"),
   unk_id: z.int().nonnegative().nullable(),
-  vocab: z.custom<[string, number][]>(
-    (value) =>
-      Array.isArray(value) &&
-      value.every(
-        (entry: unknown) => Array.isArray(entry) && typeof entry[0] === "string" && typeof entry[1] === "number",
-      ),
-    "must be an array of [piece, score]",
-  ),
+  vocab: checkedBy<[string, number][]>(piecesProblem),
   byte_fallback: z.boolean().default(false),
 });
 const wordPiece = z.strictObject({
@@ -298,6 +330,8 @@ export type WordPiecePart = z.output<typeof wordPiece>;
  * @throws InputError naming each part that is unknown or malformed
  */
 export function checkTokenizerFile(json: unknown, place: string): TokenizerFile {
+  if (typeof json !== "object" || json === null || Array.isArray(json))
+    throw new InputError(`${place}: expected a JSON object, and found ${shown(json)}.`);
   const result = tokenizerFile.safeParse(json);
   if (result.success) return result.data;
   const problems = result.error.issues.slice(0, 5).map((issue) => {

@@ -66,11 +66,25 @@ export function parseSentencePiece(file: Uint8Array, place: string): SentencePie
   const pieces: string[] = [];
   const scores: number[] = [];
   const types: number[] = [];
+  const places = new Map<string, number>();
   for (const bytes of model.messages(1)) {
     const piece = new Fields(bytes, place);
-    pieces.push(piece.text(1) ?? "");
-    scores.push(piece.float(2) ?? 0);
-    types.push(piece.number(3) ?? PIECE.normal);
+    const text = piece.text(1) ?? "";
+    const score = piece.float(2) ?? 0;
+    const type = piece.number(3) ?? PIECE.normal;
+    const id = pieces.length;
+    const wrong = (what: string): InputError =>
+      new InputError(`${place}: piece ${id}, ${JSON.stringify(text)}, ${what}.`);
+    if (text === "") throw wrong("has no text");
+    if (places.has(text)) throw wrong(`is piece ${places.get(text)} already`);
+    if (Number.isNaN(score)) throw wrong("has a score that is no number");
+    if (!Object.values<number>(PIECE).includes(type)) {
+      throw wrong(`has the unknown type ${type}; known are ${Object.entries(PIECE).flat().join(" ")}`);
+    }
+    places.set(text, id);
+    pieces.push(text);
+    scores.push(score);
+    types.push(type);
   }
   if (pieces.length === 0) throw new InputError(`${place}: no pieces in it. Is it a SentencePiece model?`);
   const trainer = new Fields(model.bytes(2) ?? new Uint8Array(0), place);

@@ -54,10 +54,16 @@ export function tokenizerFromTiktoken(
   const lineOf = new Map<number, number>();
   text.split("\n").forEach((line, i) => {
     if (line.trim() === "") return;
-    const found = /^([A-Za-z0-9+/=]+) (\d+)\s*$/.exec(line);
-    if (found === null) throw new InputError(`${place}:${i + 1}: expected a base64 token and its rank.`);
-    const token = Array.from(Buffer.from(found[1]!, "base64"), (byte) => BYTE_TO_CHARACTER[byte]!).join("");
-    const rank = Number(found[2]);
+    const found = /^(\S+) (\d+)\s*$/.exec(line);
+    const bytes = Buffer.from(found?.[1] ?? "", "base64");
+    const rank = Number(found?.[2]);
+    if (bytes.length === 0 || bytes.toString("base64") !== found?.[1] || rank >= 2 ** 24) {
+      const end = line.length > 80 ? "..." : "";
+      throw new InputError(
+        `${place}:${i + 1}: expected a token in base64, a space and its rank, and found ${JSON.stringify(line.slice(0, 80) + end)}.`,
+      );
+    }
+    const token = Array.from(bytes, (byte) => BYTE_TO_CHARACTER[byte]!).join("");
     const earlier = vocab.has(token) ? lineOf.get(vocab.get(token)!)! : lineOf.get(rank);
     if (earlier !== undefined)
       throw new InputError(

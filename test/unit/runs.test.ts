@@ -7,6 +7,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
@@ -16,6 +17,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   acquireLock,
   Checkpoints,
+  DiskError,
   Emitter,
   type Event,
   EventLog,
@@ -24,6 +26,7 @@ import {
   freeBytes,
   latest,
   lockHolder,
+  makeFolder,
   parse,
   Run,
   readEvents,
@@ -197,6 +200,22 @@ describe("atomic writes", () => {
   test.skipIf(!existsSync("/dev/full"))("a full disk is named, by the system's own error", () => {
     const log = new EventLog("/dev/full");
     expect(() => log.append({ t: 1, type: "log", level: "info", message: "x" })).toThrow(/disk is full/);
+  });
+
+  test("folders are made with those they stand in; where none can be, that is an error and no endless loop", () => {
+    const folder = fresh();
+    makeFolder(join(folder, "a", "b", "c"));
+    makeFolder(join(folder, "a", "b", "c"));
+    expect(readdirSync(join(folder, "a", "b"))).toEqual(["c"]);
+    writeFileSync(join(folder, "file"), "");
+    expect(() => makeFolder(join(folder, "file", "d"))).toThrow(/file is a file, where a folder is to be/);
+    symlinkSync(join(folder, "nowhere", "at all"), join(folder, "link"));
+    expect(() => makeFolder(join(folder, "link", "d"))).toThrow(/no folder of this name can be made/);
+  });
+
+  test.skipIf(!existsSync("/proc/self"))("Linux's /proc makes no folders", () => {
+    expect(() => makeFolder("/proc/x")).toThrow(/no folder of this name can be made in \/proc/);
+    expect(() => writeFileAtomic("/proc/x/y/z.json", "{}")).toThrow(DiskError);
   });
 
   test("leftovers of dead writers go, those of living ones stay", async () => {

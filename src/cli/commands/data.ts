@@ -1,8 +1,8 @@
-import { mkdir, open, rename } from "node:fs/promises";
+import { open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import { performance } from "node:perf_hooks";
 import { z } from "zod";
-import { explainWrite, formatBytes } from "../../runs/atomic.ts";
+import { explainWrite, formatBytes, makeFolder } from "../../runs/atomic.ts";
 import { HowdahError } from "../../tensor/errors.ts";
 import { defineCommand } from "../command.ts";
 import { Interrupted } from "../interrupt.ts";
@@ -128,7 +128,11 @@ async function openOutput(path: string): Promise<Output> {
   const fail = (error: unknown): never => {
     throw explainWrite(error, part, "What was there before is untouched.");
   };
-  await mkdir(dirname(path), { recursive: true }).catch(fail);
+  try {
+    makeFolder(dirname(path));
+  } catch (error) {
+    fail(error);
+  }
   const handle = await open(part, "w").catch(fail);
   let lines: string[] = [];
   let size = 0;

@@ -1,5 +1,6 @@
-import { mkdirSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
+import { makeFolder } from "../../runs/atomic.ts";
 import { PassageDuplicates } from "../dedup/exact.ts";
 import { KeyIndex } from "../dedup/key-index.ts";
 import { NearDuplicates, type NearReport } from "../dedup/near.ts";
@@ -56,8 +57,8 @@ export async function dedupe(
 ): Promise<DedupeReport> {
   const { near: nearStep, exact, passages, substrings, memory } = recipe;
   const spill = { memory, folder };
-  mkdirSync(folder, { recursive: true });
-  mkdirSync(out, { recursive: true });
+  makeFolder(folder);
+  makeFolder(out);
 
   // Ordinals count the documents of all units in order.
   using near = nearStep ? new NearDuplicates({ ...nearStep, ...spill }) : undefined;

@@ -1,5 +1,6 @@
-import { closeSync, mkdirSync, openSync, readSync, statSync } from "node:fs";
+import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { makeFolder } from "../../runs/atomic.ts";
 import { StateError } from "../../tensor/errors.ts";
 import { PartFile } from "./part-file.ts";
 
@@ -81,7 +82,7 @@ export async function indexFile(folder: string, path: string, tick: (bytes: numb
   const out = join(folder, indexPath(path));
   const { size } = statSync(join(folder, path));
   if (candidates(folder, path, size, []) !== undefined) return false;
-  mkdirSync(dirname(out), { recursive: true });
+  makeFolder(dirname(out));
   using file = new PartFile(out);
   const header = Buffer.alloc(HEADER);
   header.writeUInt32LE(MAGIC, 0);

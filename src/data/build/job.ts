@@ -1,6 +1,6 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { explainWrite, requireSpace, writeFileAtomic } from "../../runs/atomic.ts";
+import { explainWrite, makeFolder, requireSpace, writeFileAtomic } from "../../runs/atomic.ts";
 import { acquireLock } from "../../runs/lock.ts";
 import { HowdahError, InputError } from "../../tensor/errors.ts";
 import { loadTokenizer } from "../../tokenizers/load.ts";
@@ -84,7 +84,7 @@ const writeDone = (path: string, key: string, result: unknown) =>
 export async function buildCorpus(recipe: DataRecipe, options: BuildOptions): Promise<BuildResult> {
   const { out } = recipe;
   try {
-    mkdirSync(out, { recursive: true });
+    makeFolder(out);
     const lock = acquireLock(join(out, "build.lock"), `The corpus ${out}`);
     try {
       return await new Build(recipe, options).run();
@@ -323,7 +323,7 @@ class Build {
     const good = await sampleTexts(step.good, step.sample, signal);
     const other = await sampleTexts(source.paths, step.sample, signal);
     const classifier = await QualityClassifier.train(good, other, { seed: this.recipe.seed });
-    mkdirSync(this.work, { recursive: true });
+    makeFolder(this.work);
     writeFileAtomic(path, JSON.stringify(classifier));
     return path;
   }

@@ -1,5 +1,6 @@
-import { closeSync, mkdirSync, openSync, readFileSync, readSync, rmSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { makeFolder } from "../../runs/atomic.ts";
 import { StateError } from "../../tensor/errors.ts";
 import { sha256 } from "../text.ts";
 import { readTokenIndex, writeTokens } from "../token-file.ts";
@@ -31,7 +32,7 @@ export async function writeShards(
   const { vocabulary, tell, signal } = options;
   const folder = join(recipe.out, "shards");
   rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   const places = recipe.sources.map((s) => locateDocuments(encoded, s.name));
   const train = places.map((p) => p.filter((d) => !d.holdout));
   const sizes = recipe.sources.map((s, i) => ({

@@ -1,6 +1,6 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { writeFileAtomic } from "../../runs/atomic.ts";
+import { makeFolder, writeFileAtomic } from "../../runs/atomic.ts";
 import { encodeMany } from "../../tokenizers/many.ts";
 import type { Tokenizer } from "../../tokenizers/types.ts";
 import { hashBits, uniform } from "../random.ts";
@@ -46,7 +46,7 @@ export async function encodeFiles(
   tokenizer: Tokenizer,
   { folder, seed, holdout: share, tell, signal }: EncodeOptions,
 ): Promise<{ files: EncodedFile[]; reused: boolean }> {
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   let [done, bytes, reused] = [0, 0, true];
   const out: EncodedFile[] = [];
   const known = new Set<string>();

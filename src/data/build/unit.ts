@@ -1,6 +1,5 @@
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { writeFileAtomic } from "../../runs/atomic.ts";
+import { makeFolder, writeFileAtomic } from "../../runs/atomic.ts";
 import { InputError } from "../../tensor/errors.ts";
 import { clean, type Filter, type Reason } from "../clean/filter.ts";
 import { guessLanguage, loadLanguages } from "../clean/language.ts";
@@ -126,7 +125,7 @@ export class UnitWorker {
     const filters = await this.#filtersOf(task);
     const leaks = await this.#leaksOf(task);
     const hasher = task.near && this.#hasherOf(task.near);
-    mkdirSync(task.folder, { recursive: true });
+    makeFolder(task.folder);
     const files = unitFiles(task.folder, task.key);
     using documents = new PartFile(files.documents);
     using dropped = new PartFile(files.dropped);

@@ -1,5 +1,5 @@
-import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
+import { makeFolder } from "../../runs/atomic.ts";
 import { acquireLock } from "../../runs/lock.ts";
 import { HowdahError } from "../../tensor/errors.ts";
 import { migrations, versionTable } from "./schema.ts";
@@ -60,7 +60,7 @@ async function migrate(database: Database): Promise<void> {
 }
 
 async function openEmbedded(folder: string): Promise<Database> {
-  mkdirSync(dirname(folder), { recursive: true });
+  makeFolder(dirname(folder));
   // PGlite is one process's: a second one on the same folder would destroy it.
   const lock = acquireLock(`${folder}.lock`, `The database of votes ${folder}`);
   try {
