@@ -20,6 +20,7 @@ const suites = [
   "test/unit/generate-cache",
   "test/unit/tokenizer-native",
   "test/unit/tokenizer-pieces",
+  "test/unit/tokenizer-train-kinds",
 ];
 
 /** The sanitizer's run-time library has to be in the process before Node's own allocator. */
