@@ -18,6 +18,8 @@ import {
   NearDuplicates,
   PassageDuplicates,
   repeatedSubstrings,
+  type Span,
+  SubstringDuplicates,
   shingles,
   suffixArray,
   UnionFind,
@@ -51,6 +53,8 @@ describe("key index", () => {
     };
     const inMemory = pairs(2 ** 28);
     const onDisk = pairs(2 ** 16);
+    // So little that parts are cut into parts.
+    expect(pairs(2 ** 12).pairs).toEqual(inMemory.pairs);
     expect(inMemory.spilled).toBe(0);
     expect(onDisk.spilled).toBeGreaterThan(2 ** 18);
     expect(onDisk.pairs).toEqual(inMemory.pairs);
@@ -186,6 +190,49 @@ describe("suffix array", () => {
   });
   test("no match goes across the border of documents", () => {
     expect(repeatedSubstrings(["abcdefghij", "klmnopqrst", "abcdefghij", "klmnopqrst"], 12)).toEqual([[], [], [], []]);
+  });
+});
+
+describe("substrings in bounded memory", () => {
+  const bounded = (texts: readonly string[], least: number, memory: number): Span[][] => {
+    using finder = new SubstringDuplicates({ least, memory, folder });
+    for (const t of texts) finder.see(t);
+    finder.found();
+    for (const t of texts) finder.look(t);
+    finder.finish();
+    return texts.map((t) => finder.take(t));
+  };
+  test("are those of the suffix array: texts of few characters, long runs, repeats within a text and across texts", () => {
+    const some = fc.constantFrom(
+      "a",
+      "b",
+      "aaaaaaaaaaaaaaaa",
+      "abcabcabcabcabc",
+      "ab",
+      "中文",
+      "é",
+      "😀",
+      "\ud800",
+      " ",
+    );
+    const texts = fc.array(fc.array(some, { maxLength: 30 }), { maxLength: 6 });
+    fc.assert(
+      fc.property(texts, fc.constantFrom(3, 4, 9, 20, 50), (list, least) => {
+        const all = list.map((t) => t.join(""));
+        expect(bounded(all, least, 2 ** 20)).toEqual(repeatedSubstrings(all, least));
+      }),
+      { numRuns: 400 },
+    );
+  });
+  test("whatever of it fits memory", () => {
+    const texts = Array.from({ length: 300 }, (_, i) =>
+      // A third of each stands in other texts too, at other places.
+      [text(i, 60), text(hashBits(i, 5) % 90, 40), text(i + 5000, 20)].join(i % 7 === 0 ? "" : " "),
+    );
+    const all = repeatedSubstrings(texts, 50);
+    expect(all.filter((s) => s.length > 0).length).toBeGreaterThan(150);
+    for (const memory of [2 ** 28, 2 ** 17, 2 ** 13]) expect(bounded(texts, 50, memory)).toEqual(all);
+    expect(readdirSync(folder)).toEqual([]);
   });
 });
 

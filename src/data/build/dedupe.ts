@@ -4,7 +4,7 @@ import { makeFolder } from "../../runs/atomic.ts";
 import { PassageDuplicates } from "../dedup/exact.ts";
 import { KeyIndex } from "../dedup/key-index.ts";
 import { NearDuplicates, type NearReport } from "../dedup/near.ts";
-import { repeatedSubstrings } from "../dedup/suffix-array.ts";
+import { SubstringDuplicates } from "../dedup/substrings.ts";
 import { jsonLines, records } from "./lines.ts";
 import { PartFile } from "./part-file.ts";
 import type { DataRecipe } from "./recipe.ts";
@@ -122,32 +122,37 @@ export async function dedupe(
         yield { document, ordinal: ordinal++, unit };
   };
 
-  // Passages and substrings need the texts that are left, twice.
-  using passageFinder = passages === "none" ? undefined : new PassageDuplicates({ of: passages, ...spill });
-  let passageCount = 0;
-  if (passageFinder) {
+  // Passages need the texts that are left twice, and substrings what is left of those three times.
+  const texts = async (use: (text: string) => void): Promise<void> => {
     for (const { document, ordinal } of walk()) {
-      if (!drops.has(ordinal)) passageFinder.see(document.text);
+      if (!drops.has(ordinal)) use(document.text);
       if (ordinal % 256 === 0) {
         tick(ordinal);
         await new Promise(setImmediate);
       }
     }
+  };
+  using passageFinder = passages === "none" ? undefined : new PassageDuplicates({ of: passages, ...spill });
+  let passageCount = 0;
+  if (passageFinder) {
+    await texts((text) => passageFinder.see(text));
     passageFinder.finish();
   }
-  let cuts: ReturnType<typeof repeatedSubstrings> | undefined;
+  using substringFinder =
+    substrings === undefined ? undefined : new SubstringDuplicates({ least: substrings, ...spill });
   let substringCharacters = 0;
-  if (substrings !== undefined) {
-    const texts: string[] = [];
-    for (const { document, ordinal } of walk())
-      if (!drops.has(ordinal)) texts.push(passageFinder?.take(document.text).text ?? document.text);
+  if (substringFinder) {
+    const left = (text: string) => passageFinder?.take(text).text ?? text;
+    await texts((text) => substringFinder.see(left(text)));
+    substringFinder.found();
     passageFinder?.restart();
-    cuts = repeatedSubstrings(texts, substrings);
+    await texts((text) => substringFinder.look(left(text)));
+    substringFinder.finish();
+    passageFinder?.restart();
   }
 
   const sources: Record<string, { documents: number; bytes: number }> = {};
   const files: { path: string; source: string; documents: number; hash: string }[] = [];
-  let stays = 0;
   let emptied = 0;
   let current: { readonly unit: number; readonly file: PartFile; documents: number } | undefined;
   const close = () => {
@@ -176,12 +181,11 @@ export async function dedupe(
       text = result.text;
       passageCount += result.taken;
     }
-    if (cuts) {
-      const spans = cuts[stays]!;
+    if (substringFinder) {
+      const spans = substringFinder.take(text);
       for (const { start, end } of spans) substringCharacters += end - start;
       text = spans.reduceRight((t, { start, end }) => t.slice(0, start) + t.slice(end), text);
     }
-    stays++;
     if (text.trim() === "") {
       emptied++;
       continue;

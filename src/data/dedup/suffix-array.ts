@@ -123,7 +123,8 @@ export interface Span {
 
 /**
  * Substrings of at least `least` bytes of UTF-8 that stand in the texts more than once (Lee et al. 2022, "Deduplicating training data"): for each
- * text the places (in UTF-16 units, ascending, without overlaps) of all occurrences but the first.
+ * text the places (in UTF-16 units, ascending, without overlaps) of all occurrences but the first. All in memory: `SubstringDuplicates` gives the same
+ * for texts of any size.
  * @throws InputError when the texts together are above 1 GB
  */
 export function repeatedSubstrings(texts: readonly string[], least: number): Span[][] {
@@ -162,8 +163,12 @@ export function repeatedSubstrings(texts: readonly string[], least: number): Spa
   return texts.map((text, t) => spans(text, parts[t]!, goes, starts[t]!, least));
 }
 
-/** Marked starts of matches as places in the text; characters that are covered in part stay. */
-function spans(text: string, bytes: Uint8Array, goes: Uint8Array, start: number, least: number): Span[] {
+/**
+ * Marked starts of matches as places in the text; characters that are covered in part stay.
+ * @param bytes the text in UTF-8
+ * @param goes by byte from `start` on: whether the `least` bytes from there go
+ */
+export function spans(text: string, bytes: Uint8Array, goes: Uint8Array, start: number, least: number): Span[] {
   const out: { start: number; end: number }[] = [];
   let reach = 0; // end of the matches seen so far, in bytes
   let unit = 0;
