@@ -203,7 +203,6 @@ HOWDAH_INLINE vf cosine(vf x) { return sine_quarter(x, 1); }
 
 constexpr float kGeluTanhScale = 0.797884560802865f; // sqrt(2 / pi)
 constexpr float kGeluTanhCubic = 0.044715f;
-constexpr float kSqrtHalf = 0.707106781186548f;
 constexpr float kInverseSqrtTwoPi = 0.398942280401433f;
 
 // The bounds below keep squares and products of huge arguments finite; beyond them the results have long become x, 1 or 0.
@@ -229,13 +228,29 @@ HOWDAH_INLINE vf gelu_tanh_grad(vf dy, vf x) {
   return dy * s * fma(x * slope, complement, splat(1.0f));
 }
 
+// (1 - Phi(a))^(1/8) for a in [0, 6]: a root falls slowly enough for a short polynomial, and squaring it three times keeps the tail's own precision.
+constexpr float kTailRoot[] = {0.917004049f,    -0.0914574564f,  -0.0319286771f,  -0.000669820292f, 0.00150154706f,
+                               3.61364037e-05f, -6.0894643e-05f, 7.59082832e-06f, -3.03591833e-07f};
+/** From here on gelu takes the tail for 0; it is 1e-9. */
+constexpr float kTailEnd = 6.0f;
+
+/** 1 - Phi(a), the normal distribution's tail, for a in [0, kTailEnd]; relative error 7e-7 at 0, 1e-5 at 4, 1e-3 at 5. */
+HOWDAH_INLINE vf normal_tail(vf a) {
+  vf tail = polynomial(a, kTailRoot);
+  tail = tail * tail;
+  tail = tail * tail;
+  return tail * tail;
+}
+
+/** x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)). Largest error 1.6e-7 max(1, |x|). */
 HOWDAH_INLINE vf gelu(vf x) {
-  const vf half = x * splat(0.5f);
-  return fma(half, erf(x * splat(kSqrtHalf)), half);
+  const vf a = abs(x);
+  return max(zero(), x) - select(lt(a, splat(kTailEnd)), a * normal_tail(a), zero());
 }
 
 HOWDAH_INLINE vf gelu_grad(vf dy, vf x) {
-  const vf distribution = fma(erf(x * splat(kSqrtHalf)), splat(0.5f), splat(0.5f));
+  const vf a = abs(x), tail = select(lt(a, splat(kTailEnd)), normal_tail(a), zero());
+  const vf distribution = select(lt(x, zero()), tail, splat(1.0f) - tail);
   const vf density = exp(x * x * splat(-0.5f)) * splat(kInverseSqrtTwoPi);
   return dy * fma(x, density, distribution);
 }

@@ -1,4 +1,5 @@
 // Measures the fused kernels: howdah_kernel_test bench nn
+#include <array>
 #include <chrono>
 #include <ctime>
 
@@ -67,6 +68,69 @@ BENCH("nn attention") {
     bench_attention("attention 2 x 256 x 6 x 64", 2, 256, 6, 64, bf16);
     bench_attention("attention 12 x 64 x 4 x 32", 12, 64, 4, 32, bf16);
   }
+}
+
+// One layer of an encoder as the executor runs it: 32 rows of 128 tokens, width 768, 12 heads, products in bf16 where the processor has them.
+BENCH("nn encoder layer") {
+  const int64_t batch = 32, time = 128, width = 768, heads = 12, inner = 3072, rows = batch * time, layers = 3, turns = 5;
+  const bool bf16 = has_bf16_dot();
+  const Type narrow = bf16 ? Type::bf16 : Type::f32;
+  const int64_t size = bf16 ? 2 : 4;
+  Floats x = normals(rows * width), sum = x, h = x, qkv(static_cast<size_t>(rows * 3 * width)), attended = x, up(static_cast<size_t>(rows * inner)), ones(static_cast<size_t>(inner), 0.02f);
+  Floats lse(static_cast<size_t>(rows * heads));
+  std::vector<Floats> weights;
+  for (int64_t i = 0; i < 4 * layers; i++) {
+    Floats w(static_cast<size_t>(width * std::array<int64_t, 4>{3 * width, width, inner, inner}[static_cast<size_t>(i % 4)]));
+    for (float& v : w) v = 0.02f * uniform();
+    weights.push_back(std::move(w));
+  }
+  const auto product = [&](const Floats& a, Type ta, int64_t k, const Floats& w, int64_t n, Floats& c, Type tc, Activation activation, const float* residual) {
+    GemmArgs g;
+    g.m = rows, g.n = n, g.k = k;
+    g.a = a.data(), g.ta = ta, g.lda = k;
+    g.b = w.data(), g.ldb = k, g.trans_b = true;
+    g.c = c.data(), g.tc = tc, g.ldc = n, g.bf16_compute = bf16;
+    g.epilogue.bias = ones.data(), g.epilogue.activation = activation, g.epilogue.residual = residual, g.epilogue.ldr = n;
+    gemm(g);
+  };
+  AttentionArgs a{};
+  a.batch = batch, a.queries = a.keys = time, a.heads = a.groups = heads, a.width = a.value_width = 64;
+  const auto slice = [&](int64_t i) {
+    return HeadTensor{reinterpret_cast<float*>(reinterpret_cast<char*>(qkv.data()) + i * width * size), time * 3 * width, 3 * width, 64, bf16};
+  };
+  a.q = slice(0), a.k = slice(1), a.v = slice(2);
+  a.scale = 0.125f, a.bf16_compute = bf16;
+  a.out = {attended.data(), time * width, width, 64, bf16};
+  a.lse = lse.data();
+  const char* names[] = {"qkv 2304 x 768", "attention", "out 768 x 768, residual", "norm", "up 3072 x 768, gelu", "down 768 x 3072, residual", "norm"};
+  double least[7], all = 1e9;
+  std::fill_n(least, 7, 1e9);
+  for (int64_t turn = 0; turn < turns; turn++) {
+    const double begin = now();
+    for (int64_t layer = 0; layer < layers; layer++) {
+      const Floats* const w = &weights[static_cast<size_t>(4 * layer)];
+      double start = now();
+      int i = 0;
+      const auto lap = [&] {
+        const double end = now();
+        least[i] = std::min(least[i], end - start), i++, start = end;
+      };
+      product(x, Type::f32, width, w[0], 3 * width, qkv, narrow, Activation::none, nullptr), lap();
+      attention(a), lap();
+      product(attended, narrow, width, w[1], width, sum, Type::f32, Activation::none, x.data()), lap();
+      layer_norm({rows, width, sum.data(), ones.data(), ones.data(), 1e-5f, h.data(), nullptr, nullptr}), lap();
+      product(h, Type::f32, width, w[2], inner, up, narrow, Activation::gelu_erf, nullptr), lap();
+      product(up, narrow, inner, w[3], width, sum, Type::f32, Activation::none, h.data()), lap();
+      layer_norm({rows, width, sum.data(), ones.data(), ones.data(), 1e-5f, x.data(), nullptr, nullptr}), lap();
+    }
+    all = std::min(all, (now() - begin) / layers);
+  }
+  const double mn = 2.0 * static_cast<double>(rows * width);
+  const double flops[] = {mn * 2304, 4.0 * static_cast<double>(batch * heads * time * time * 64), mn * 768, 0, mn * 3072, mn * 3072, 0};
+  for (int i = 0; i < 7; i++) report(names[i], least[i], 0, flops[i]);
+  double total = 0;
+  for (double f : flops) total += f;
+  report("layer", all, 0, total);
 }
 
 BENCH("nn rows") {

@@ -253,6 +253,45 @@ HOWDAH_INLINE void row_to_words(float* row, int64_t n) {
   }
 }
 
+// ---- Fetching ahead ----
+
+/**
+ * Rows that the work after this one will want, fetched into the second-level cache a few at a time beside products: a head's rows lie too far
+ * apart for the processor to fetch them by itself.
+ */
+class RowsAhead {
+ public:
+  /** `rows` rows of `width` of x from (b, time, head) on. */
+  void add(const HeadTensor& x, int64_t b, int64_t time, int64_t head, int64_t rows, int64_t width) {
+    const int64_t size = x.bf16 ? 2 : 4;
+    const char* const at = reinterpret_cast<const char*>(x.data) + (b * x.batch + time * x.time + head * x.head) * size;
+    const int before = static_cast<int>(reinterpret_cast<uintptr_t>(at) % 64);
+    runs[count++] = {at - before, x.time * size, rows, static_cast<int>((before + width * size + 63) / 64)};
+    left += rows;
+  }
+  int64_t rows() const { return left; }
+  /** At most n rows more. */
+  inline __attribute__((always_inline)) void fetch(int64_t n) {
+    if (left == 0) return;
+    for (; n > 0 && left > 0; n--, left--) {
+      Run& r = runs[run];
+      for (int i = 0; i < r.lines; i++) __builtin_prefetch(r.at + 64 * i, 0, 2);
+      r.at += r.stride;
+      if (--r.rows == 0) run++;
+    }
+  }
+
+ private:
+  struct Run {
+    const char* at;
+    int64_t stride; // bytes
+    int64_t rows;
+    int lines;
+  } runs[4];
+  int count = 0, run = 0;
+  int64_t left = 0;
+};
+
 // ---- Visibility ----
 
 /** The keys [first, end) that query i of batch b sees, and the end that ALiBi counts from. */

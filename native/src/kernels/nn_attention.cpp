@@ -73,14 +73,14 @@ HOWDAH_INLINE void softmax_column(Softmax& rows, int64_t v, float* s, int64_t ke
   best = max(max(best, best2), load(s + (to - 1) * ld));
   const vf old = load(rows.top + v * W), top = max(old, best);
   const vf shift = select(eq(top, splat(kMinusInf)), zero(), top); // nothing seen yet, or every score is -inf
-  const vf base = splat(unit * kLog2e);
+  const vf base = splat(unit * kLog2e), offset = -(shift * base);
   const vf factor = exp2_bounded((old - shift) * base);
   store(rows.top + v * W, top);
   store(rescale, factor);
   vf sum = load(rows.sum + v * W) * factor;
   for (int64_t j = from; j < to; j += 2) {
-    vf p0 = exp2_bounded((load(s + j * ld) - shift) * base);
-    vf p1 = j + 1 < to ? exp2_bounded((load(s + (j + 1) * ld) - shift) * base) : zero();
+    vf p0 = exp2_bounded(fma(load(s + j * ld), base, offset));
+    vf p1 = j + 1 < to ? exp2_bounded(fma(load(s + (j + 1) * ld), base, offset)) : zero();
     sum = sum + (p0 + p1);
     if (keep) {
       p0 = p0 * load(keep + j * ld);
@@ -98,8 +98,9 @@ HOWDAH_INLINE void softmax_column(Softmax& rows, int64_t v, float* s, int64_t ke
   for (int64_t j = Form<Half>::depth(to); j < Form<Half>::depth(n); j++) store(s + j * ld, zero());
 }
 
+/** `ahead` is fetched beside the products, `pace` rows with each strip. */
 template <bool Half>
-void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1, const Workspace& w, int64_t packed_from) {
+void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1, const Workspace& w, int64_t packed_from, RowsAhead& ahead, int64_t pace) {
   constexpr int64_t per_word = Form<Half>::per_word;
   const int64_t key_words = pad(a.width) / per_word, value_width = pad(a.value_width);
   const Scores scores{a.scale, a.slopes ? a.slopes[h] : 0};
@@ -125,6 +126,7 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1
       const int strip = static_cast<int>(std::min<int64_t>(kTileRows, n - j));
       const auto range = rows.sight.meeting(vectors, key0 + j, key0 + j + strip);
       if (range.from >= range.to) continue;
+      ahead.fetch(pace);
       strip_product<false, Half>(strip, (range.to - range.from) * W, keys + j * key_words, key_words, w.q + range.from * W, kQueries,
                                  Form<Half>::depth(a.width), w.score + j * kQueries + range.from * W, kQueries, false);
     }
@@ -147,6 +149,7 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1
         for (int64_t c = 0; c < value_width; c += W) store(out + i * value_width + c, load(out + i * value_width + c) * factor);
       }
       if (seen.from >= key0 + n || first >= last) continue;
+      ahead.fetch(pace);
       strip_product<true, Half>(strip, value_width, w.score + first * kQueries + r0, kQueries, values + first * value_width, value_width, last - first,
                                 out, value_width, true);
     }
@@ -171,9 +174,12 @@ void attend(const AttentionArgs& a, int64_t b, int64_t h, int64_t q0, int64_t q1
   }
 }
 
-/** Queries [q0, q1) of one batch and all heads of one group. */
+/** What fetching ahead may bring into the second-level cache for one pair. */
+constexpr int64_t kRowsAhead = 1024;
+
+/** Queries [q0, q1) of one batch and all heads of one group. Meanwhile what the pair `next` (batch and group in one number, or -1) begins with is fetched. */
 template <bool Half>
-void attend_group(const AttentionArgs& a, int64_t b, int64_t g, int64_t q0, int64_t q1) {
+void attend_group(const AttentionArgs& a, int64_t b, int64_t g, int64_t q0, int64_t q1, int64_t next) {
   const int64_t width = pad(a.width), value_width = pad(a.value_width);
   int64_t from = a.keys, to = 0;
   for (int64_t i = q0; i < q1; i++) {
@@ -202,8 +208,25 @@ void attend_group(const AttentionArgs& a, int64_t b, int64_t g, int64_t q0, int6
     with_elements(a.v, b, key0, g, [&](auto* v) { pack_across<Half>(v, a.v.time, n, a.value_width, 1, w.packed.values(block)); });
   }
   const int64_t per_group = a.heads / a.groups;
+  const int64_t count = q1 - q0;
+  // Strips of scores and of results; causal attention walks about half of them.
+  const int64_t tiles = (count + kQueries - 1) / kQueries, strips = tiles * ((a.keys + kTileRows - 1) / kTileRows + blocks * ((kQueries + kTileRows - 1) / kTileRows));
   for (int64_t h = g * per_group; h < (g + 1) * per_group; h++) {
-    for (int64_t q = q0; q < q1; q += kQueries) attend<Half>(a, b, h, q, std::min(q1, q + kQueries), w, first_block);
+    RowsAhead ahead;
+    const auto add_head = [&](int64_t batch, int64_t head) {
+      ahead.add(a.q, batch, q0, head, count, a.width);
+      ahead.add(a.out, batch, q0, head, count, a.value_width);
+    };
+    if (h + 1 < (g + 1) * per_group) {
+      if (2 * count <= kRowsAhead) add_head(b, h + 1);
+    } else if (next >= 0 && 2 * (a.keys + count) <= kRowsAhead) {
+      const int64_t batch = next / a.groups, group = next % a.groups;
+      ahead.add(a.k, batch, 0, group, a.keys, a.width);
+      ahead.add(a.v, batch, 0, group, a.keys, a.value_width);
+      add_head(batch, group * per_group);
+    }
+    const int64_t pace = (ahead.rows() * (a.causal ? 2 : 1) + strips - 1) / std::max<int64_t>(1, strips);
+    for (int64_t q = q0; q < q1; q += kQueries) attend<Half>(a, b, h, q, std::min(q1, q + kQueries), w, first_block, ahead, pace);
   }
 }
 
@@ -289,14 +312,22 @@ void attention(const AttentionArgs& a) {
   int64_t chunk = std::max<int64_t>((a.queries + wanted - 1) / wanted, 4 * kQueries);
   chunk = (chunk + kQueries - 1) / kQueries * kQueries;
   const int64_t chunks = (a.queries + chunk - 1) / chunk;
-  parallel_for(pairs * chunks, [&](int64_t task, int) {
-    const int64_t pair = task / chunks;
+  // Pairs of one task follow one another, so that the rows of the next are fetched while one is multiplied.
+  const int64_t at_once = chunks > 1 ? 1 : std::clamp<int64_t>(pairs / 32, 1, 8), groups = (pairs + at_once - 1) / at_once;
+  parallel_for(groups * chunks, [&](int64_t task, int) {
+    const int64_t first = task / chunks * at_once, last = std::min(pairs, first + at_once);
     const int64_t q0 = (chunks - 1 - task % chunks) * chunk; // the long rows of causal attention first
     const int64_t q1 = std::min(a.queries, q0 + chunk);
+    for (int64_t pair = first; pair < last; pair++) {
+      const int64_t b = pair / a.groups, g = pair % a.groups, next = pair + 1 < last ? pair + 1 : -1;
 #if HOWDAH_BF16_DOT
-    if (a.bf16_compute) return attend_group<true>(a, pair / a.groups, pair % a.groups, q0, q1);
+      if (a.bf16_compute) {
+        attend_group<true>(a, b, g, q0, q1, next);
+        continue;
+      }
 #endif
-    attend_group<false>(a, pair / a.groups, pair % a.groups, q0, q1);
+      attend_group<false>(a, b, g, q0, q1, next);
+    }
   });
 }
 
