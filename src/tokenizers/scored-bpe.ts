@@ -1,11 +1,12 @@
-import { InputError } from "../tensor/errors.ts";
 import type { AddedTokenMatcher } from "./added-tokens.ts";
-import { BpeMerger } from "./bpe.ts";
+import { BpeMerger, NumberHeap } from "./bpe.ts";
 import { encodeUtf8 } from "./bytes.ts";
 import type { PieceModel } from "./models.ts";
 import { PIECE, type SentencePieceParts } from "./sentencepiece-model.ts";
 
 const SPACE = "\u2581";
+/** Places in a text, in a number that has a rank too. */
+const PLACES = 2 ** 30;
 
 /**
  * SentencePiece's BPE: characters first, then always the neighbours that together make the piece with the best score, the leftmost among
@@ -31,6 +32,10 @@ export class ScoredBpe implements PieceModel {
   private readonly cuts: boolean;
   private readonly cache = new Map<string, readonly number[]>();
   private buffer = new Int32Array(256);
+  /** Pieces that merge as others do, and are taken apart again at the end. */
+  private readonly unused = new Set<number>();
+  /** Ranks of the pieces that merges make, where there are unused ones. */
+  private readonly ranks = new Map<number, number>();
 
   constructor(
     parts: SentencePieceParts,
@@ -43,9 +48,13 @@ export class ScoredBpe implements PieceModel {
     this.unknown = unknown;
     this.bytes = bytes;
     this.userDefined = userDefined;
-    if (types.includes(PIECE.unused))
-      throw new InputError("A SentencePiece model of type BPE with unused pieces is not supported yet.");
-    const mergeable = (id: number): boolean => types[id] === PIECE.normal || types[id] === PIECE.userDefined;
+    const mergeable = (id: number): boolean =>
+      types[id] === PIECE.normal || types[id] === PIECE.userDefined || types[id] === PIECE.unused;
+    if (parts.added === undefined) {
+      types.forEach((type, id) => {
+        if (type === PIECE.unused) this.unused.add(id);
+      });
+    }
     pieces.forEach((piece, id) => {
       if (mergeable(id) && !this.ids.has(piece)) this.ids.set(piece, id);
     });
@@ -67,6 +76,7 @@ export class ScoredBpe implements PieceModel {
     // Pairs that make the same piece share a rank; so would different pieces with equal scores, of which the leftmost goes first.
     const levels = [...new Set(merges.map((merge) => merge.score))].sort((a, b) => b - a);
     const rankOf = new Map(levels.map((score, rank) => [score, rank]));
+    if (this.unused.size > 0) for (const { id, score } of merges) this.ranks.set(id, rankOf.get(score)!);
     this.merges = merges.map(({ left, right, id, score }) => ({ left, right, id, rank: rankOf.get(score)! }));
     this.merger = new BpeMerger(this.merges);
   }
@@ -77,7 +87,8 @@ export class ScoredBpe implements PieceModel {
     this.merges.forEach(({ left, right, id, rank }, i) => {
       table.set([left, right, rank, id], i * 4);
     });
-    if (!this.userDefined.empty || this.pieces.length + this.extraText.length >= 2 ** 21 - 2) return undefined;
+    if (!this.userDefined.empty || this.unused.size > 0 || this.pieces.length + this.extraText.length >= 2 ** 21 - 2)
+      return undefined;
     return {
       kind: "bpe",
       strings: [...this.ids.keys(), ...this.extra.keys()],
@@ -103,6 +114,12 @@ export class ScoredBpe implements PieceModel {
   }
 
   encode(text: string, ids: number[], spans?: number[]): void {
+    if (this.unused.size > 0) this.encodeWithUnused(text, ids, spans);
+    else this.encodeParts(text, ids, spans);
+    if (this.bytes === undefined) fuse(ids, this.unknown, spans);
+  }
+
+  private encodeParts(text: string, ids: number[], spans?: number[]): void {
     for (const segment of this.userDefined.split(text)) {
       if ("id" in segment) {
         ids.push(segment.id);
@@ -110,7 +127,68 @@ export class ScoredBpe implements PieceModel {
       } else if (this.cuts) this.encodeByWords(segment.text, ids, segment.start, spans);
       else this.encodeWhole(segment.text, ids, segment.start, spans);
     }
-    if (this.bytes === undefined) fuse(ids, this.unknown, spans);
+  }
+
+  /**
+   * The whole text at once: an unused piece is taken apart into the two that were last seen side by side as its halves, wherever in the text
+   * that was, as SentencePiece does it.
+   */
+  private encodeWithUnused(text: string, ids: number[], spans?: number[]): void {
+    const symbols: string[] = [];
+    const frozen: boolean[] = [];
+    for (const segment of this.userDefined.split(text)) {
+      const whole = "id" in segment;
+      for (const symbol of whole ? [this.pieces[segment.id]!] : segment.text) {
+        symbols.push(symbol);
+        frozen.push(whole);
+      }
+    }
+    const next = symbols.map((_, i) => i + 1);
+    const previous = symbols.map((_, i) => i - 1);
+    const halves = new Map<string, readonly [string, string]>();
+    const rankAt = (left: number): number | undefined => {
+      const right = next[left]!;
+      if (right >= symbols.length || frozen[left] || frozen[right]) return undefined;
+      const id = this.ids.get(symbols[left]! + symbols[right]!);
+      return id === undefined ? undefined : this.ranks.get(id);
+    };
+    const heap = new NumberHeap(symbols.length);
+    const consider = (left: number): void => {
+      const rank = left < 0 ? undefined : rankAt(left);
+      if (rank === undefined) return;
+      const right = symbols[next[left]!]!;
+      heap.push(rank * PLACES + left);
+      const whole = symbols[left]! + right;
+      if (this.unused.has(this.ids.get(whole)!)) halves.set(whole, [symbols[left]!, right]);
+    };
+    for (let i = 0; i + 1 < symbols.length; i++) consider(i);
+    for (let key = heap.pop(); key !== undefined; key = heap.pop()) {
+      const left = key % PLACES;
+      if (symbols[left] === "" || rankAt(left) !== (key - left) / PLACES) continue;
+      const right = next[left]!;
+      symbols[left] += symbols[right]!;
+      symbols[right] = "";
+      next[left] = next[right]!;
+      if (next[left] < symbols.length) previous[next[left]] = left;
+      consider(previous[left]!);
+      consider(left);
+    }
+    let at = 0;
+    const emit = (piece: string): void => {
+      const id = this.ids.get(piece);
+      const parts = id !== undefined && this.unused.has(id) ? halves.get(piece) : undefined;
+      if (parts !== undefined) {
+        for (const part of parts) emit(part);
+        return;
+      }
+      const first = ids.length;
+      if (id === undefined) this.emitUnknown(piece, ids);
+      else ids.push(id);
+      const end = at + piece.length;
+      if (spans !== undefined) for (let i = first; i < ids.length; i++) spans.push(at, i + 1 < ids.length ? at : end);
+      at = end;
+    };
+    for (const symbol of symbols) if (symbol !== "") emit(symbol);
   }
 
   private encodeByWords(text: string, ids: number[], place: number, spans?: number[]): void {

@@ -2,7 +2,7 @@ import { isUtf8 } from "node:buffer";
 import { join } from "node:path";
 import { writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
-import { AddedTokenMatcher, specialMatcher } from "./added-tokens.ts";
+import { AddedTokenMatcher, recognisable } from "./added-tokens.ts";
 import { decodeUtf8, incompleteTail, wellFormed } from "./bytes.ts";
 import { Charsmap } from "./charsmap.ts";
 import { aroundEach, type Encoding, type EncodingInput, encodingsOf, Gatherer } from "./encoding.ts";
@@ -13,6 +13,7 @@ import { nativeText } from "./native.ts";
 import { encodePlans } from "./native-batch.ts";
 import { NativePieces } from "./native-pieces.ts";
 import { Fields } from "./protobuf.ts";
+import type { AddedToken } from "./schema.ts";
 import { ScoredBpe } from "./scored-bpe.ts";
 import type {
   AllowedSpecial,
@@ -54,6 +55,13 @@ export interface SentencePieceParts {
   /** Whether encoding adds them (the model itself never does; a GGUF file or `tokenizer_config.json` says so). */
   readonly addBos: boolean;
   readonly addEos: boolean;
+  /** The unknown piece, where not the one of that type. */
+  readonly unknownId?: number | undefined;
+  /**
+   * Tokens that are found in the text itself, before it is normalised, each part between them as a text of its own, as llama.cpp does it.
+   * Where this is given, pieces that a user defined are among them, and unused ones are as good as others.
+   */
+  readonly added?: readonly AddedToken[];
 }
 
 /**
@@ -143,6 +151,9 @@ export class SentencePieceTokenizer implements Tokenizer {
   private native: NativePieces | null | undefined;
   private readonly charsmap: Charsmap | undefined;
   private readonly userDefined: AddedTokenMatcher;
+  private readonly added: readonly AddedToken[];
+  /** What `matcherFor` gave. */
+  private readonly matchers = new Map<string, AddedTokenMatcher>();
   private readonly bytes: ReadonlyMap<number, number>;
 
   /**
@@ -155,7 +166,7 @@ export class SentencePieceTokenizer implements Tokenizer {
     this.source = source;
     const { pieces, types, scores } = parts;
     this.vocabularySize = pieces.length;
-    this.unknown = types.indexOf(PIECE.unknown);
+    this.unknown = parts.unknownId ?? types.indexOf(PIECE.unknown);
     if (this.unknown === -1) throw new InputError("The SentencePiece model has no unknown piece.");
     const ids = new Map<string, number>();
     pieces.forEach((piece, id) => {
@@ -169,7 +180,8 @@ export class SentencePieceTokenizer implements Tokenizer {
     this.padId = this.named("pad_token") ?? valid(parts.padId);
     this.chatTemplate = config.chat_template;
     this.charsmap = parts.charsmap.length === 0 ? undefined : new Charsmap(parts.charsmap);
-    const userDefined = of(PIECE.userDefined);
+    const apart = parts.added !== undefined;
+    const userDefined = apart ? [] : of(PIECE.userDefined);
     const token = (id: number) => ({
       id,
       content: pieces[id]!,
@@ -180,12 +192,14 @@ export class SentencePieceTokenizer implements Tokenizer {
       special: false,
     });
     this.userDefined = new AddedTokenMatcher(userDefined.map(token), (content) => content);
+    this.added = parts.added ?? [...this.specialTokens.values()].map((id) => ({ ...token(id), special: true }));
     const bytes = parts.byteFallback ? byteTokens((text) => ids.get(text)) : undefined;
     if (parts.byteFallback && bytes === undefined) {
       throw new InputError("The SentencePiece model has byte pieces, but not all of <0x00> to <0xFF>.");
     }
     this.bytes = new Map(Array.from(bytes ?? [], (id, byte) => [id, byte]));
-    const usable = (id: number): boolean => types[id] === PIECE.normal || types[id] === PIECE.userDefined;
+    const usable = (id: number): boolean =>
+      types[id] === PIECE.normal || types[id] === PIECE.userDefined || (apart && types[id] === PIECE.unused);
     const excluded = new Set(pieces.flatMap((_, id) => (usable(id) ? [] : [id])));
     this.model =
       parts.type === "unigram"
@@ -242,10 +256,19 @@ export class SentencePieceTokenizer implements Tokenizer {
 
   /** Special tokens that were found, and the text between them. */
   private planOf(text: string, allowed: AllowedSpecial): (number | string)[] {
-    if (allowed === "none") return text === "" ? [] : [wellFormed(text)];
-    return specialMatcher(this.specialTokens, allowed)
+    return this.matcherFor(allowed)
       .split(wellFormed(text))
       .map((segment) => ("id" in segment ? segment.id : segment.text));
+  }
+
+  private matcherFor(allowed: AllowedSpecial): AddedTokenMatcher {
+    const key = typeof allowed === "string" ? allowed : JSON.stringify([...allowed].sort());
+    let matcher = this.matchers.get(key);
+    if (matcher === undefined) {
+      matcher = new AddedTokenMatcher(recognisable(this.added, allowed), (content) => content);
+      this.matchers.set(key, matcher);
+    }
+    return matcher;
   }
 
   /** The native encoder, where the kernels are built and know this model; it gives the same ids. */
@@ -302,7 +325,7 @@ export class SentencePieceTokenizer implements Tokenizer {
     const { pieces } = this.parts;
     const gatherer = new Gatherer(text, which, offsets);
     let word = -1;
-    for (const segment of specialMatcher(this.specialTokens, allowedSpecial).split(text)) {
+    for (const segment of this.matcherFor(allowedSpecial).split(text)) {
       if ("id" in segment) {
         gatherer.add(segment.id, pieces[segment.id]!, segment.start, segment.end, ++word);
         continue;

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { InputError } from "../../src/tensor/errors.ts";
 import { tokenBytes } from "../../src/tokenizers/bytes.ts";
 import { loadTokenizer, trainByteLevelBpe } from "../../src/tokenizers/index.ts";
+import { gguf } from "../helpers/gguf.ts";
 
 const corpus =
   "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸。 It's the fox's fox, isn't it? 12345 ".repeat(30);
@@ -17,43 +18,6 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "howdah-formats-"));
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
-
-/** A GGUF file without tensors. */
-function gguf(fields: Record<string, string | number | boolean | string[] | number[]>): Buffer {
-  const parts: Buffer[] = [Buffer.from("GGUF")];
-  const u32 = (n: number) => parts.push(Buffer.from(Uint32Array.of(n).buffer));
-  const u64 = (n: number) => parts.push(Buffer.from(BigUint64Array.of(BigInt(n)).buffer));
-  const string = (text: string) => {
-    u64(Buffer.byteLength(text));
-    parts.push(Buffer.from(text));
-  };
-  u32(3);
-  u64(0);
-  u64(Object.keys(fields).length);
-  for (const [key, value] of Object.entries(fields)) {
-    string(key);
-    if (typeof value === "string") {
-      u32(8);
-      string(value);
-    } else if (typeof value === "number") {
-      u32(4);
-      u32(value);
-    } else if (typeof value === "boolean") {
-      u32(7);
-      parts.push(Buffer.of(Number(value)));
-    } else {
-      u32(9);
-      const text = typeof value[0] === "string";
-      u32(text ? 8 : 6);
-      u64(value.length);
-      for (const item of value) {
-        if (typeof item === "string") string(item);
-        else parts.push(Buffer.from(Float32Array.of(item).buffer));
-      }
-    }
-  }
-  return Buffer.concat(parts);
-}
 
 describe("tiktoken's files of ranks", () => {
   const ranks = tokens.map((token, id) => `${Buffer.from(tokenBytes(token)!).toString("base64")} ${id}`).join("\n");
@@ -169,8 +133,8 @@ describe("the tokenizer inside a GGUF file", () => {
 
   test("is refused by name where it, or its way of cutting, is not known", async () => {
     const path = join(folder, "other.gguf");
-    await writeFile(path, gguf({ ...bpe, "tokenizer.ggml.pre": "tekken" }));
-    await expect(loadTokenizer(path)).rejects.toThrow('"tekken"');
+    await writeFile(path, gguf({ ...bpe, "tokenizer.ggml.pre": "kimi-k2" }));
+    await expect(loadTokenizer(path)).rejects.toThrow('"kimi-k2"');
     await writeFile(path, gguf({ ...bpe, "tokenizer.ggml.model": "rwkv" }));
     await expect(loadTokenizer(path)).rejects.toThrow('"rwkv"');
     await writeFile(path, gguf(bpe).subarray(0, 500));
