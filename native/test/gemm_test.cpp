@@ -265,6 +265,17 @@ TEST("gemm: sizes around the tile and enough work for all threads") {
   }
 }
 
+TEST("gemm: operands beyond the second-level cache, with blocks of rows that get smaller towards the end") {
+  engine.seed(12);
+  for (int i = 0; i < 4; i++) {
+    Case t = random_case(10);
+    t.batch = 1;
+    t.m = 690 + pick(60), t.n = 690 + pick(60), t.k = 790 + pick(30);
+    t.trans_a = i % 2, t.bf16_compute = i < 2, t.totals = false;
+    check(t);
+  }
+}
+
 TEST("gemm: NaN and infinity come through; with beta 0, what C held does not") {
   for (const int64_t m : {1, 5, 40}) {
     const int64_t n = 33, k = 20;

@@ -65,9 +65,9 @@ struct TileA {
   int64_t ld;    // words from row to row where it lies in rows
   int64_t panel; // words from one group of tile rows to the next
   template <bool BF>
-  static TileA packed(const float* data, bool trans, int kd) {
+  static TileA packed(const float* data, bool panels, int kd) {
     constexpr int64_t rows = tile_of<BF>.rows, ld = row_stride<BF>;
-    return trans ? TileA{data, ALayout::panel, 0, kd * rows + W} : TileA{data, ALayout::rows, ld, rows * ld};
+    return panels ? TileA{data, ALayout::panel, 0, kd * rows + W} : TileA{data, ALayout::rows, ld, rows * ld};
   }
 };
 
@@ -85,18 +85,22 @@ bool reads_a_in_place(const GemmArgs& g) {
 }
 
 template <bool BF>
-int64_t packed_a_words(int64_t rows, int kd, bool trans) {
+int64_t packed_a_words(int64_t rows, int kd, bool panels) {
   const int64_t groups = ceil_div(rows, tile_of<BF>.rows);
-  return trans ? groups * ((int64_t)kd * tile_of<BF>.rows + W) : groups * tile_of<BF>.rows * row_stride<BF>;
+  return panels ? groups * ((int64_t)kd * tile_of<BF>.rows + W) : groups * tile_of<BF>.rows * row_stride<BF>;
 }
 
-/** Packs rows i .. i + rows of op(A) for k0 .. k0 + k. */
+/** Packs rows i .. i + rows of op(A) for k0 .. k0 + k, as panels or as rows (only where k lies along rows). */
 template <bool BF>
-void pack_a(const GemmArgs& g, int64_t i, int rows, int64_t k0, int k, float* to) {
+void pack_a(const GemmArgs& g, int64_t i, int rows, int64_t k0, int k, bool panels, float* to) {
   constexpr int tile_rows = tile_of<BF>.rows;
   with_type(g.ta, [&](auto type) {
     const auto* a = (decltype(type))g.a;
-    if (g.trans_a) pack_panels<BF>(a + k0 * g.lda + i, g.lda, rows, k, tile_rows, to, TileA::packed<BF>(to, true, words(k, BF)).panel);
+    const int64_t stride = TileA::packed<BF>(to, true, words(k, BF)).panel;
+    if (g.trans_a) pack_panels<BF>(a + k0 * g.lda + i, g.lda, rows, k, tile_rows, to, stride);
+    else if (panels)
+      for (int r = 0; r < rows; r += tile_rows, to += stride)
+        pack_panel_narrow<BF, tile_rows>(a + (i + r) * g.lda + k0, g.lda, std::min(tile_rows, rows - r), k, to);
     else pack_rows<BF>(a + i * g.lda + k0, g.lda, rows, k, to, row_stride<BF>);
   });
 }
@@ -155,11 +159,11 @@ constexpr int64_t total_tiles = 8;
 
 /**
  * One panel of B (its `columns` columns start at column j) times a block of A, into C. `next` is the packed panel that comes after it, or null: its
- * lines are fetched from L3 meanwhile.
+ * lines are fetched from L3 meanwhile. `new_a`: nothing has read this block of A yet.
  */
 template <bool BF>
 void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int kd, const float* b, int64_t ldb,
-                    int64_t j, int columns, const Partial& partial, Turn turn, float* totals, const float* next) {
+                    int64_t j, int columns, const Partial& partial, Turn turn, float* totals, const float* next, bool new_a) {
   constexpr int tile_rows = tile_of<BF>.rows, width = tile_of<BF>.vectors * W;
   const auto& kernels = a.layout == ALayout::rows ? tile_functions<BF, ALayout::rows> : tile_functions<BF, ALayout::panel>;
   // Plain sums go straight to C or the partial sums, all else through a buffer in L1.
@@ -171,6 +175,9 @@ void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int
   alignas(64) float buffer[tile_rows * width], total[width] = {};
   // With few tiles to a panel, asking would take longer than it saves.
   const int64_t tiles = ceil_div(rows, tile_rows), lines = next && tiles >= 4 ? ceil_div(ceil_div((int64_t)kd * width * 4, 64), tiles * tile_rows) : 0;
+  // The next tile's rows of A, where they are not one run that the processor fetches by itself. With long k they would leave L1 before their turn, since all
+  // of the panel of B passes through it.
+  const bool wants_a = a.layout == ALayout::rows && (new_a || (int64_t)kd * width * 4 <= (int64_t)cache_sizes().l1 / 2);
   for (int r = 0; r < rows; r += tile_rows) {
     const int count = std::min(tile_rows, rows - r);
     const float* ap = a.data + (r / tile_rows) * a.panel;
@@ -178,8 +185,7 @@ void multiply_panel(const GemmArgs& g, const TileA& a, int64_t i0, int rows, int
     float* p = partial.data ? partial.at(i0 + r, j) : nullptr;
     Wanted wanted;
     if (lines > 0) wanted.later = (const char*)next + r * lines * 64, wanted.later_lines = (int)lines;
-    // The next tile's rows of A, where they are not one run that the processor fetches by itself.
-    if (a.layout == ALayout::rows && r + tile_rows < rows) wanted.add(ap + a.panel, a.ld * 4, kd * 4);
+    if (wants_a && r + tile_rows < rows) wanted.add(ap + a.panel, a.ld * 4, kd * 4);
     if (plain) {
       wanted.add(p, partial.ld * 4, columns * 4);
       kernel(kd, ap, a.ld, b, ldb, p, partial.ld, add, wanted);
@@ -210,13 +216,23 @@ struct Cut {
   int64_t column_tasks = 0;       // what each block of rows is cut into, or 0: to be chosen
   int64_t chunk_columns, chunks;  // columns of packed B that are there at one time
   bool in_place;           // A is not packed
+  bool panels_a;           // or packed as panels: dearer than as rows, but one run for the tile, so that it takes many columns to pay
   bool share_a, share_b;   // packed by all threads before the tasks, not by each task
   bool own_partial;        // partial sums need a place of their own: C cannot hold them, or still holds what the end reads
 
   int64_t unit;            // tiles that stay together: those whose columns are summed together
+  int64_t graded = 0;      // of the last blocks, so many have half the size and twice as many a quarter
 
-  /** Block `block` of rows begins here: blocks differ by one row of tiles at most (or a unit of them), so that threads end together. */
-  int64_t first_row(int64_t block) const { return block * ceil_div(tiles, unit) / row_blocks * unit * tile_rows; }
+  /**
+   * Block `block` of rows begins here: blocks of one size differ by one row of tiles at most (or a unit of them), and the last are smaller, so that
+   * threads end together.
+   */
+  int64_t first_row(int64_t block) const {
+    // In quarters of a large block.
+    const int64_t large = row_blocks - 3 * graded;
+    const int64_t before = 4 * block - 2 * std::max<int64_t>(0, block - large) - std::max<int64_t>(0, block - large - graded);
+    return before * ceil_div(tiles, unit) / (4 * (large + graded)) * unit * tile_rows;
+  }
 
   Cut(const GemmArgs& g, int threads) {
     const CacheSizes& cache = cache_sizes();
@@ -224,6 +240,7 @@ struct Cut {
     kd_block = words(blocks.size, BF);
     tiles = ceil_div(g.m, tile_rows);
     in_place = reads_a_in_place<BF>(g);
+    panels_a = g.trans_a || g.n >= 16 * width;
     // A block of A takes half of L2, with as much of k as leaves it enough rows to pay for reading B.
     const int64_t room = (int64_t)cache.l2 / 2 / 4, line = kd_block;
     constexpr int64_t enough = 7 * tile_rows, most = 16 * tile_rows;
@@ -254,6 +271,10 @@ struct Cut {
     block_rows = ceil_div(ceil_div(tiles, unit), row_blocks) * unit * tile_rows;
     share_a = !in_place && threads > 1 && !by_rows && row_blocks < 2 * threads;
     share_b = row_blocks > 1;
+    if (threads > 1 && !by_rows && !by_columns && row_blocks >= 3 * threads && block_rows >= 4 * unit * tile_rows) {
+      graded = threads;
+      row_blocks += 2 * graded;
+    }
 
     const GemmEpilogue& e = g.epilogue;
     own_partial = blocks.count > 1 && (g.tc == Type::bf16 || (e.residual && e.residual == g.c) || (e.gradient_at && e.gradient_at == g.c));
@@ -287,7 +308,7 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
   const Cut<BF> cut(g, threads);
   const Blocks& blocks = cut.blocks;
   const auto block_k = [&](int p) { return (int)std::min<int64_t>(blocks.size, g.k - (int64_t)p * blocks.size); };
-  const int64_t a_words = packed_a_words<BF>(cut.block_rows, cut.kd_block, g.trans_a); // of a block of A
+  const int64_t a_words = packed_a_words<BF>(cut.block_rows, cut.kd_block, cut.panels_a); // of a block of A
   const bool long_partial = cut.own_partial && cut.span_blocks < blocks.count;
   float* const b_sums = g.b_sums ? scratch(slot_b_sums, (size_t)(blocks.count * g.n) * 4) : nullptr;
   const int64_t groups_of_rows = ceil_div(cut.tiles, total_tiles);
@@ -318,9 +339,9 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
           const int64_t piece = task % pieces, block = task / pieces / span, p = task / pieces % span;
           const int64_t block_tiles = ceil_div(rows_of(block), tile_rows), first = piece * block_tiles / pieces, end = (piece + 1) * block_tiles / pieces;
           const int rows = (int)std::min<int64_t>(rows_of(block), end * tile_rows) - (int)first * tile_rows, k = block_k(from + (int)p);
-          const int64_t panel = TileA::packed<BF>(nullptr, g.trans_a, words(k, BF)).panel;
+          const int64_t panel = TileA::packed<BF>(nullptr, cut.panels_a, words(k, BF)).panel;
           pack_a<BF>(g, cut.first_row(block) + first * tile_rows, rows, (from + p) * blocks.size, k,
-                     shared_a + (block * span + p) * a_words + first * panel);
+                     cut.panels_a, shared_a + (block * span + p) * a_words + first * panel);
           return;
         }
         task -= a_tasks;
@@ -344,7 +365,8 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
         const float* a = shared_a ? shared_a + block * span * a_words : nullptr;
         if (!a && !cut.in_place) {
           float* const to = scratch(slot_own_a, (size_t)(a_words * span) * 4);
-          for (int p = 0; p < span; p++) pack_a<BF>(g, i0, rows, (int64_t)(from + p) * blocks.size, block_k(from + p), to + p * a_words);
+          for (int p = 0; p < span; p++) 
+            pack_a<BF>(g, i0, rows, (int64_t)(from + p) * blocks.size, block_k(from + p), cut.panels_a, to + p * a_words);
           a = to;
         }
         // Where partial sums live only as long as a panel, they stay in L1 or L2.
@@ -366,12 +388,12 @@ void multiply_blocked(const GemmArgs& g, bool parallel) {
               const int kd = words(block_k(from + p), BF);
               const int64_t ld = g.lda / k_per_word(BF), k0 = (int64_t)(from + p) * blocks.size / k_per_word(BF);
               const TileA block_a = cut.in_place ? TileA{(const float*)g.a + i0 * ld + k0, ALayout::rows, ld, tile_rows * ld}
-                                                 : TileA::packed<BF>(a + p * a_words, g.trans_a, kd);
+                                                 : TileA::packed<BF>(a + p * a_words, cut.panels_a, kd);
               const float* b = own_b ? own_b + (p * at_once + panel - start) * stride : shared_b + (p * panels + panel) * stride;
               const bool more = p + 1 < span || panel + 1 < stop;
               const float* next = own_b || !more ? nullptr : shared_b + (p + 1 < span ? (p + 1) * panels + panel : panel + 1) * stride;
               multiply_panel<BF>(g, block_a, i0, rows, kd, b, width, j, (int)std::min<int64_t>(width, g.n - j), partial,
-                                 {from + p == 0, from + p == blocks.count - 1}, totals, next);
+                                 {from + p == 0, from + p == blocks.count - 1}, totals, next, cut.in_place && panel == first);
             }
           }
         }

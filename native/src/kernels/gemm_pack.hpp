@@ -4,6 +4,8 @@
 // kd words: kc, or (kc + 1) / 2 with a zero in the odd half. Buffers are typed float* and hold such words.
 #pragma once
 
+#include <algorithm>
+
 #include "../gemm.hpp"
 #include "../simd.hpp"
 
@@ -157,6 +159,39 @@ static void pack_panel_transposed(const T* source, int64_t ld, int rows, int k, 
       transpose(block);
       int32_t* d = (int32_t*)(to + (int64_t)q * width + w);
       for (int i = 0; i < W && q + i < kd; i++) store(d + i * width, block[i]);
+    }
+  }
+}
+
+/**
+ * The same for a panel of Width columns that need be no multiple of W, as A's are: to[kd][Width], and W words of slack behind it. Columns from `rows`
+ * on hold zeros.
+ */
+template <bool BF, int Width, class T>
+static void pack_panel_narrow(const T* source, int64_t ld, int rows, int k, float* to) {
+  // A vector that reaches over the end of its row of words is overwritten by the next row; with several vectors to a row that would be too late.
+  static_assert(Width <= W || Width % W == 0);
+  constexpr int step = W * k_per_word(BF);
+  const int kd = words(k, BF);
+  for (int w = 0; w < Width; w += W) {
+    constexpr int most = std::min(Width, W);
+    const int n = std::min(most, rows - w);
+    const T* s = source + w * ld;
+    for (int q = 0; q < kd; q += W) {
+      const int k0 = q * k_per_word(BF);
+      vi block[W] = {};
+      if (n == most && k - k0 >= step) {
+        HOWDAH_UNROLL for (int i = 0; i < most; i++) block[i] = words_along_k<BF>(s + i * ld + k0, step);
+      } else {
+        for (int i = 0; i < n; i++) block[i] = words_along_k<BF>(s + i * ld + k0, k - k0);
+      }
+      transpose(block);
+      int32_t* d = (int32_t*)(to + (int64_t)q * Width + w);
+      if (q + W <= kd) {
+        HOWDAH_UNROLL for (int i = 0; i < W; i++) store(d + i * Width, block[i]);
+      } else {
+        for (int i = 0; q + i < kd; i++) store(d + i * Width, block[i]);
+      }
     }
   }
 }
