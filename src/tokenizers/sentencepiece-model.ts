@@ -151,6 +151,8 @@ export class SentencePieceTokenizer implements Tokenizer {
   private native: NativePieces | null | undefined;
   private readonly charsmap: Charsmap | undefined;
   private readonly userDefined: AddedTokenMatcher;
+  /** Whether a piece of a user's has a space in it. */
+  private readonly spacedPieces: boolean;
   private readonly added: readonly AddedToken[];
   /** What `matcherFor` gave. */
   private readonly matchers = new Map<string, AddedTokenMatcher>();
@@ -192,6 +194,7 @@ export class SentencePieceTokenizer implements Tokenizer {
       special: false,
     });
     this.userDefined = new AddedTokenMatcher(userDefined.map(token), (content) => content);
+    this.spacedPieces = userDefined.some((id) => pieces[id]!.includes(" "));
     this.added = parts.added ?? [...this.specialTokens.values()].map((id) => ({ ...token(id), special: true }));
     const bytes = parts.byteFallback ? byteTokens((text) => ids.get(text)) : undefined;
     if (parts.byteFallback && bytes === undefined) {
@@ -227,9 +230,11 @@ export class SentencePieceTokenizer implements Tokenizer {
     const ids: number[] = [...before];
     for (const item of this.planOf(text, allowedSpecial)) {
       if (typeof item === "number") ids.push(item);
-      else if (native !== undefined) for (const id of native.encode(item)) ids.push(id);
       else {
-        const normalized = this.normalize(item);
+        const made = native?.encode(item) ?? [];
+        for (const id of made) ids.push(id);
+        // A text of which nothing is left has rules of its own.
+        const normalized = made.length > 0 ? "" : this.normalize(item);
         if (normalized !== "") this.model.encode(normalized, ids);
       }
     }
@@ -246,11 +251,16 @@ export class SentencePieceTokenizer implements Tokenizer {
     const strings = texts.map((text) => (typeof text === "string" ? text : decodeUtf8(text)));
     if (native === undefined) return strings.map((text) => Uint32Array.from(this.encode(text, options)));
     const { before, after } = addSpecialTokens ? this.frame : NO_FRAME;
-    return encodePlans(
+    const encoded = await encodePlans(
       strings.map((text) => this.planOf(text, allowedSpecial)),
       native.batch(threads),
       before,
       after,
+    );
+    // A text of which nothing is left has rules of its own.
+    const nothing = before.length + after.length;
+    return encoded.map((ids, i) =>
+      ids.length === nothing && strings[i] !== "" ? Uint32Array.from(this.encode(strings[i]!, options)) : ids,
     );
   }
 
@@ -348,26 +358,34 @@ export class SentencePieceTokenizer implements Tokenizer {
   /** What `normalize` makes of a text, and for each of its units, and its end, the place in the text that it comes from. */
   private aligned(text: string): { readonly text: string; readonly places: readonly number[] } {
     const { addDummyPrefix, removeExtraWhitespaces, escapeWhitespaces, whitespaceAsSuffix } = this.parts;
-    let units: string[] = [];
-    let places: number[] = [];
-    const put = (made: string, at: number): void => {
-      for (const unit of made.split("")) {
-        units.push(unit);
-        places.push(at);
+    const units: string[] = [];
+    const places: number[] = [];
+    /** Whether something else than a space was there, even if nothing became of it. */
+    let solid = !removeExtraWhitespaces;
+    /** Spaces after one are left out, but for those inside of what is taken as one thing: a user's piece, what a character becomes. */
+    let spaced = removeExtraWhitespaces;
+    const put = (made: string, placeOf: (unit: number) => number): void => {
+      solid ||= made !== " ";
+      let from = 0;
+      while (spaced && made[from] === " ") from++;
+      for (let i = from; i < made.length; i++) {
+        units.push(made[i]!);
+        places.push(placeOf(i));
       }
+      if (from < made.length) spaced = removeExtraWhitespaces && made.endsWith(" ");
     };
     const copy = (start: number, end: number): void => {
-      for (let i = start; i < end; i++) put(text[i]!, i);
+      for (let i = start; i < end; i++) put(text[i]!, () => i);
     };
     for (const segment of this.userDefined.split(text)) {
       if ("id" in segment) {
-        copy(segment.start, segment.end);
+        put(text.slice(segment.start, segment.end), (unit) => segment.start + unit);
         continue;
       }
       let copied = 0;
       this.charsmap?.eachLongest(segment.text, (start, end, made) => {
         copy(segment.start + copied, segment.start + start);
-        put(made, segment.start + start);
+        put(made, () => segment.start + start);
         copied = end;
       });
       copy(segment.start + copied, segment.start + segment.text.length);
@@ -385,19 +403,14 @@ export class SentencePieceTokenizer implements Tokenizer {
       while (stop > 0 && units[stop - 1] === symbol) stop--;
       return stop;
     };
-    if (removeExtraWhitespaces) {
-      const kept = units.map((unit, i) => unit !== " " || (i > 0 && units[i - 1] !== " "));
-      units = units.filter((_, i) => kept[i]);
-      places = places.filter((_, i) => kept[i]);
-      cutTo(endWithout(" "));
-    }
-    if (units.length === 0) return { text: "", places: [end] };
+    if (text === "" || !solid) return { text: "", places: [end] };
     if (addDummyPrefix && !whitespaceAsSuffix) {
       units.unshift(" ");
-      places.unshift(places[0]!);
+      places.unshift(places[0] ?? end);
     }
-    if (escapeWhitespaces) units = units.map((unit) => (unit === " " ? SPACE : unit));
-    if (removeExtraWhitespaces && escapeWhitespaces) cutTo(endWithout(SPACE));
+    if (escapeWhitespaces) for (const [i, unit] of units.entries()) if (unit === " ") units[i] = SPACE;
+    // Space symbols that the text itself ends with go as well, as in SentencePiece.
+    if (removeExtraWhitespaces) cutTo(endWithout(escapeWhitespaces ? SPACE : " "));
     if (addDummyPrefix && whitespaceAsSuffix) {
       units.push(escapeWhitespaces ? SPACE : " ");
       places.push(end);
@@ -411,7 +424,8 @@ export class SentencePieceTokenizer implements Tokenizer {
     const { addDummyPrefix, removeExtraWhitespaces, escapeWhitespaces, whitespaceAsSuffix } = this.parts;
     let out = this.mapped(text);
     if (removeExtraWhitespaces) out = out.replace(/^ +| +$/g, "").replace(/ {2,}/g, " ");
-    if (out === "") return "";
+    // Rules that turn on what was there before: they are in one place.
+    if (out === "" || (removeExtraWhitespaces && this.spacedPieces)) return this.aligned(text).text;
     if (addDummyPrefix && !whitespaceAsSuffix) out = ` ${out}`;
     if (escapeWhitespaces) out = out.replaceAll(" ", SPACE);
     // Space symbols that the text itself ends with go as well, as in SentencePiece.
