@@ -1,4 +1,13 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -99,3 +108,38 @@ test("reports can be read and compared, and a folder without one is said so", as
   expect(none.exitCode).toBe(2);
   expect(none.stderr).toMatch(/there is no report\.json here/);
 });
+
+test("one large file is worked off by all threads together, with what one thread makes of it", async () => {
+  const play = readFileSync("data/tinyshakespeare.txt", "utf8").split("\n\n");
+  const lines = Array.from({ length: 9000 }, (_, i) => {
+    if (i % 1000 === 500) return "{ no JSON";
+    const speeches = Array.from({ length: 9 }, (_, k) => play[Math.floor(uniform(i, k) * play.length)]!);
+    return JSON.stringify({ text: speeches.join("\n\n") });
+  });
+  mkdirSync(join(root, "large"));
+  const file = join(root, "large", "all.jsonl");
+  writeFileSync(file, `${lines.join("\n")}\n`);
+  // What one thread is left alone with.
+  expect(statSync(file).size).toBeGreaterThan(10 * 2 ** 20);
+  const recipe = join(root, "large.yaml");
+  writeFileSync(
+    recipe,
+    `name: large\nsources: [{ name: large, paths: large }]\nclean: [repair, gopher_repetition]\ndedup: { near: false }\ntokenizer: { vocabulary: 300, sample: 100000 }\n`,
+  );
+  const made = async (workers: number) => {
+    const out = join(root, `large-${workers}`);
+    const { exitCode, result, stderr } = await runCliProcess([
+      ...["data", "build", recipe, "--out", out, "--workers", String(workers)],
+    ]);
+    expect(exitCode, stderr).toBe(0);
+    expect(result).toMatchObject({ read: { documents: 8991 }, problems: 9 });
+    const { seconds: _, ...report } = JSON.parse(readFileSync(join(out, "report.json"), "utf8")) as {
+      seconds: unknown;
+    };
+    return { bits: bits(out), report };
+  };
+  const one = await made(1);
+  const three = await made(3);
+  expect(three.bits).toEqual(one.bits);
+  expect({ ...three.report, out: "" }).toEqual({ ...one.report, out: "" });
+}, 120_000);

@@ -7,7 +7,7 @@ import { cutLeaks, LeakFinder } from "../dedup/decontaminate.ts";
 import { comparable } from "../dedup/exact.ts";
 import { hash64 } from "../dedup/hash.ts";
 import { chooseBanding, MinHasher, shingles } from "../dedup/minhash.ts";
-import { type Document, type Item, isProblem, isRaw, type Problem } from "../document.ts";
+import { type Document, type Item, isProblem, isRaw, type Problem, type Raw } from "../document.ts";
 import { extractRaw } from "../extract/raw.ts";
 import type { Input } from "../sources/files.ts";
 import { readDocuments, readInput } from "../sources/read.ts";
@@ -79,6 +79,40 @@ export const unitFiles = (folder: string, key: string) => ({
   result: join(folder, `${key}.json`),
 });
 
+/** What became of a document, as whoever worked it off says it to whoever writes it down. */
+interface Worked {
+  readonly bytes: number;
+  readonly mediaType: string;
+  readonly taken: Readonly<Record<string, number>>;
+  /** Evaluations of which it has words. */
+  readonly leaks: readonly string[];
+  readonly kept: readonly {
+    readonly line: string;
+    readonly bytes: number;
+    readonly length: number;
+    readonly lang: string;
+    readonly licence: string;
+    readonly signature: Uint8Array;
+  }[];
+  readonly dropped?: { readonly rule: string; readonly line: string };
+}
+/** In the order of the documents and problems of what was read. */
+export type Done = Worked | Problem;
+export type Read = Item | Raw;
+
+/** Threads that work off what the unit's own thread reads. */
+export interface Helpers {
+  /** @returns undefined when all have enough to do */
+  give(items: readonly Read[]): Promise<readonly Done[]> | undefined;
+  /** Batches that all of them together may have. */
+  readonly room: number;
+}
+const nobody: Helpers = { give: () => undefined, room: 0 };
+
+/** Of a batch, items and bytes: small enough that threads end together. */
+const BATCH_ITEMS = 32;
+const BATCH_BYTES = 2 ** 16;
+
 /** What many units of a worker share, made once. */
 export class UnitWorker {
   readonly #filters = new Map<string, readonly Filter[]>();
@@ -118,13 +152,90 @@ export class UnitWorker {
     return found;
   }
 
-  /** Reads, cleans and signs one input. The result's own file comes last: where it is, the others are whole. */
-  async run(task: UnitTask, onProgress: UnitProgress, signal?: AbortSignal): Promise<UnitResult> {
-    const start = performance.now();
+  /** Extracts, cleans and signs what was read of a task's input: a function of the items alone, in whatever thread. */
+  async prepare(task: UnitTask): Promise<(items: readonly Read[]) => Promise<Done[]>> {
     await loadLanguages();
     const filters = await this.#filtersOf(task);
     const leaks = await this.#leaksOf(task);
     const hasher = task.near && this.#hasherOf(task.near);
+    const keep = (document: Document, lang: string): Worked["kept"][number] => {
+      const hash = new Uint32Array(2);
+      hash64(comparable(document.text), hash);
+      const near =
+        task.near && hasher ? hasher.signature(shingles(document.text, task.near.ngram)) : new Uint32Array(0);
+      return {
+        line: `${JSON.stringify({ ...document, lang })}\n`,
+        bytes: Buffer.byteLength(document.text),
+        length: document.text.length,
+        lang,
+        licence: document.meta.licence ?? "unknown",
+        signature: new Uint8Array(Uint32Array.of(...hash, ...near).buffer),
+      };
+    };
+    const drop = (document: Document, text: string, reason: Reason, lang: string): NonNullable<Worked["dropped"]> => {
+      const { title, url } = document.meta;
+      const line: DroppedDocument = {
+        id: document.id,
+        source: document.source,
+        reason,
+        text: text.slice(0, SHOWN),
+        lang,
+        ...(title === undefined ? {} : { title }),
+        ...(url === undefined ? {} : { url }),
+      };
+      return { rule: `${reason.filter}/${reason.rule}`, line: `${JSON.stringify(line)}\n` };
+    };
+    const work = (item: Item): Done => {
+      if (isProblem(item)) return item;
+      const { language } = guessLanguage(item.text);
+      const cleaned = clean(filters, item.text, language === "und" ? "en" : language);
+      const about = {
+        bytes: Buffer.byteLength(item.text),
+        mediaType: item.meta.mediaType ?? "unknown",
+        taken: cleaned.taken,
+        leaks: [] as readonly string[],
+        kept: [],
+      };
+      if (cleaned.reason) return { ...about, dropped: drop(item, cleaned.text, cleaned.reason, language) };
+      if (cleaned.text.trim() === "") {
+        const why = "Nothing was left of it.";
+        const reason = { filter: "clean", rule: "empty", value: 0, threshold: 1, why };
+        return { ...about, dropped: drop(item, item.text, reason, language) };
+      }
+      const found = leaks?.find(cleaned.text) ?? [];
+      if (found.length === 0) return { ...about, kept: [keep({ ...item, text: cleaned.text }, language)] };
+      about.leaks = [...new Set(found.map((l) => l.evaluation))];
+      const cuts = task.decontaminate?.mode === "cut";
+      const pieces = cuts ? cutLeaks(cleaned.text, found) : [];
+      if (pieces.length > 0)
+        return { ...about, kept: pieces.map((text, i) => keep({ ...item, id: `${item.id}~${i}`, text }, language)) };
+      const { evaluation, item: at, start: from, end } = found[0]!;
+      const shown = JSON.stringify(cleaned.text.slice(from, Math.min(end, from + 80)));
+      const cut = cuts ? " What is left without them is too short." : "";
+      const why = `It has words of ${evaluation}, item ${at}: ${shown}.${cut}`;
+      const reason = { filter: "decontaminate", rule: evaluation, value: found.length, threshold: 0, why };
+      return { ...about, dropped: drop(item, cleaned.text, reason, language) };
+    };
+    return async (items) => {
+      const done: Done[] = [];
+      for (const item of items)
+        if (isRaw(item)) for await (const one of extractRaw(item)) done.push(work(one));
+        else done.push(work(item));
+      return done;
+    };
+  }
+
+  /**
+   * Reads one input, and cleans and signs what is in it, with what help there is. The result's own file comes last: where it is, the others are whole.
+   */
+  async run(
+    task: UnitTask,
+    onProgress: UnitProgress,
+    signal?: AbortSignal,
+    helpers: Helpers = nobody,
+  ): Promise<UnitResult> {
+    const start = performance.now();
+    const work = await this.prepare(task);
     makeFolder(task.folder);
     const files = unitFiles(task.folder, task.key);
     using documents = new PartFile(files.documents);
@@ -153,70 +264,31 @@ export class UnitWorker {
     const add = (to: Record<string, number>, key: string, n = 1) => {
       to[key] = (to[key] ?? 0) + n;
     };
-    const drop = (document: Document, text: string, reason: Reason, lang: string) => {
-      add(result.dropped, `${reason.filter}/${reason.rule}`);
-      const { title, url } = document.meta;
-      const line: DroppedDocument = {
-        id: document.id,
-        source: document.source,
-        reason,
-        text: text.slice(0, SHOWN),
-        lang,
-        ...(title === undefined ? {} : { title }),
-        ...(url === undefined ? {} : { url }),
-      };
-      dropped.write(`${JSON.stringify(line)}\n`);
-    };
-    const keep = (document: Document, lang: string) => {
-      result.kept++;
-      result.keptBytes += Buffer.byteLength(document.text);
-      add(result.languages, lang);
-      add(result.licences, document.meta.licence ?? "unknown");
-      add(result.lengths, String(2 ** Math.floor(Math.log2(Math.max(document.text.length, 1)))));
-      documents.write(`${JSON.stringify({ ...document, lang })}\n`);
-      const hash = new Uint32Array(2);
-      hash64(comparable(document.text), hash);
-      signatures.write(new Uint8Array(hash.buffer));
-      if (task.near && hasher) {
-        const signature = hasher.signature(shingles(document.text, task.near.ngram));
-        signatures.write(new Uint8Array(signature.buffer));
-      }
-    };
-    const take = (item: Item) => {
-      if (isProblem(item)) {
+    const write = (done: Done) => {
+      if (isProblem(done)) {
         result.problemCount++;
-        if (result.problems.length < 50) result.problems.push(item);
+        if (result.problems.length < 50) result.problems.push(done);
         return;
       }
       result.documents++;
-      const bytes = Buffer.byteLength(item.text);
-      result.bytes += bytes;
-      add(result.formats, item.meta.mediaType ?? "unknown");
-      const { language } = guessLanguage(item.text);
-      const cleaned = clean(filters, item.text, language === "und" ? "en" : language);
-      for (const [rule, n] of Object.entries(cleaned.taken)) add(result.taken, rule, n);
-      if (cleaned.reason) drop(item, cleaned.text, cleaned.reason, language);
-      else if (cleaned.text.trim() === "") {
-        const why = "Nothing was left of it.";
-        drop(item, item.text, { filter: "clean", rule: "empty", value: 0, threshold: 1, why }, language);
-      } else {
-        const found = leaks?.find(cleaned.text) ?? [];
-        for (const name of new Set(found.map((l) => l.evaluation))) add(result.leaks, name);
-        const pieces =
-          found.length === 0 ? [cleaned.text] : task.decontaminate?.mode === "cut" ? cutLeaks(cleaned.text, found) : [];
-        if (found.length === 0) keep({ ...item, text: cleaned.text }, language);
-        else if (pieces.length > 0) {
-          for (const [i, text] of pieces.entries()) keep({ ...item, id: `${item.id}~${i}`, text }, language);
-        } else {
-          const { evaluation, item: at, start: from, end } = found[0]!;
-          const shown = JSON.stringify(cleaned.text.slice(from, Math.min(end, from + 80)));
-          const cut = task.decontaminate?.mode === "cut" ? " What is left without them is too short." : "";
-          const why = `It has words of ${evaluation}, item ${at}: ${shown}.${cut}`;
-          const reason = { filter: "decontaminate", rule: evaluation, value: found.length, threshold: 0, why };
-          drop(item, cleaned.text, reason, language);
-        }
+      result.bytes += done.bytes;
+      add(result.formats, done.mediaType);
+      for (const [rule, n] of Object.entries(done.taken)) add(result.taken, rule, n);
+      for (const name of done.leaks) add(result.leaks, name);
+      for (const one of done.kept) {
+        result.kept++;
+        result.keptBytes += one.bytes;
+        add(result.languages, one.lang);
+        add(result.licences, one.licence);
+        add(result.lengths, String(2 ** Math.floor(Math.log2(Math.max(one.length, 1)))));
+        documents.write(one.line);
+        signatures.write(one.signature);
       }
-      onProgress(1, bytes, 0);
+      if (done.dropped) {
+        add(result.dropped, done.dropped.rule);
+        dropped.write(done.dropped.line);
+      }
+      onProgress(1, done.bytes, 0);
     };
     const size = task.input.size ?? 0;
     let seen = 0;
@@ -235,13 +307,11 @@ export class UnitWorker {
       ...(language === undefined ? {} : { language }),
       ...(textField === undefined ? {} : { textField }),
     };
-    reading: for await (const item of readInput(task.input, options, signal)) {
+    const most = Math.min(BATCH_ITEMS, limit ?? BATCH_ITEMS);
+    for await (const done of inOrder(readInput(task.input, options, signal), most, work, helpers)) {
       signal?.throwIfAborted();
-      const items = isRaw(item) ? extractRaw(item) : [item];
-      for await (const one of items) {
-        take(one);
-        if (limit !== undefined && result.documents >= limit) break reading;
-      }
+      write(done);
+      if (limit !== undefined && result.documents >= limit) break;
     }
     result.hash = documents.finish();
     dropped.finish();
@@ -251,6 +321,42 @@ export class UnitWorker {
     writeFileAtomic(files.result, JSON.stringify(result));
     return result;
   }
+}
+
+/** Works off what is read, batch by batch, here and in helping threads. What comes of it comes in the order of reading. */
+async function* inOrder(
+  items: AsyncIterable<Read>,
+  most: number,
+  work: (items: readonly Read[]) => Promise<readonly Done[]>,
+  helpers: Helpers,
+): AsyncGenerator<Done> {
+  /** Batches under way, in order. */
+  const ahead: { promise: Promise<readonly Done[]>; ready: boolean }[] = [];
+  const begin = async (batch: readonly Read[]) => {
+    const given = helpers.give(batch);
+    const one = { promise: given ?? work(batch), ready: given === undefined };
+    ahead.push(one);
+    // An error is met when the batch's turn comes.
+    if (given) given.then(() => (one.ready = true)).catch(() => {});
+    else await one.promise;
+  };
+  const take = async function* (all: boolean) {
+    while (ahead.length > 0 && (all || ahead[0]!.ready || ahead.length > 2 * helpers.room + 2))
+      yield* await ahead.shift()!.promise;
+  };
+  let batch: Read[] = [];
+  let bytes = 0;
+  for await (const item of items) {
+    batch.push(item);
+    bytes += isRaw(item) ? item.bytes.length : isProblem(item) ? 0 : item.text.length;
+    if (batch.length < most && bytes < BATCH_BYTES) continue;
+    await begin(batch);
+    yield* take(false);
+    batch = [];
+    bytes = 0;
+  }
+  if (batch.length > 0) await begin(batch);
+  yield* take(true);
 }
 
 /**
