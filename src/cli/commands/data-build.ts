@@ -66,8 +66,8 @@ export const dataBuild = defineCommand({
               ? formatBytes(Math.round(p.done))
               : `${p.done}${p.total === undefined ? "" : `/${p.total}`} ${what}`;
           const rate =
-            p.seconds > 1 && p.documents > 0 && p.stage !== "shards"
-              ? `, ${(p.documents / Math.max(p.seconds, 0.001)).toFixed(0)} documents/s`
+            p.seconds > 1 && p.documents > p.seconds / 2 && p.stage !== "shards"
+              ? `, ${(p.documents / p.seconds).toFixed(0)} documents/s`
               : "";
           const speed =
             p.seconds > 1 && p.bytes > 0 ? `, ${formatBytes(Math.round(p.bytes / Math.max(p.seconds, 0.001)))}/s` : "";
