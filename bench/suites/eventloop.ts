@@ -24,7 +24,7 @@ const large: GPTWork = {
   batch: 1,
   vocabulary: 50257,
 };
-const loads = ["training", "generation", "serving"].flatMap((kind) =>
+const loads = ["training", "generation", "serving", "serving unwarmed"].flatMap((kind) =>
   [gptWorks[0]!, gptWorks[1]!, large].map((work) => ({ name: `${kind} ${work.name}`, kind, work })),
 );
 
@@ -33,7 +33,7 @@ export const eventloop = defineCommand({
   summary: "how long JavaScript stands still while training, generating, serving",
   description:
     "How late a timer comes that is due every millisecond. First: while programs are traced and compiled. On disk: the same in a second process, which " +
-    "finds the programs of the first. Then: the longest delay of each of " +
+    "finds the programs of the first. A server is measured as `howdah serve` starts it, its programs made before it listens, and without that (unwarmed). Then: the longest delay of each of " +
     "several measurements, their median and their worst. Own: the most processor time that JavaScript took between two calls of the timer (Linux), whoever else had the cores.",
   options,
   async run({ works, rounds }, { print }) {

@@ -1,6 +1,8 @@
 // How long JavaScript stands still while training, generating and serving: delays of a timer that is due every millisecond.
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
+import { createServer as createHttpServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createModelHost, Generator, Registry } from "../../src/generate/index.ts";
@@ -52,9 +54,12 @@ async function watched(units: number, run: () => Promise<unknown>) {
 }
 
 export const prepare: Prepare<EventLoopParameters> = async ({ variant, parameters: { work, units } }, backend) => {
-  const unit = await (variant === "training" ? training : variant === "generation" ? generation : serving)(work);
+  const unit = await (variant === "training" ? training : variant === "generation" ? generation : server)(work);
   return { about: variant, step: () => watched(units, unit.run), close: unit.close };
 
+  function server(work: GPTWork) {
+    return serving(work, variant === "serving");
+  }
   async function training(): Promise<{ run: () => Promise<unknown>; close: NonNullable<Ready["close"]> }> {
     const run = trainer(work, initGPT(configOf(work), randomKey(1)), batches(work), backend, "auto");
     return { run: () => run.step(), close: () => {} };
@@ -68,11 +73,27 @@ async function generation(work: GPTWork) {
   return { run, close: () => generator.dispose() };
 }
 
-async function serving(work: GPTWork) {
+/** The client is in this process too: what its first request loads (all of fetch, and streams) is not the server's. */
+async function readyClient(): Promise<void> {
+  const other = createHttpServer((request, response) => {
+    request.resume().on("end", () => response.end("data: {}"));
+  });
+  await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve));
+  const { port } = other.address() as AddressInfo;
+  await (await fetch(`http://127.0.0.1:${port}/`, { method: "POST", body: "{}" })).text();
+  other.closeAllConnections();
+  await new Promise((resolve) => other.close(resolve));
+}
+
+async function serving(work: GPTWork, warmed: boolean) {
   const tokenizer = trainByteLevelBpe(["to be or not to be, that is the question"], { vocabulary: 256 });
   const model = initGPT({ ...configOf(work), vocabulary: tokenizer.vocabularySize }, randomKey(1));
   const registry = new Registry();
-  registry.add(createModelHost({ id: "m", model, tokenizer, slots: 4 }));
+  const host = createModelHost({ id: "m", model, tokenizer, slots: 4 });
+  registry.add(host);
+  // As `howdah serve` does before it listens.
+  if (warmed) await host.engine.warm();
+  await readyClient();
   const folder = await mkdtemp(join(tmpdir(), "howdah-bench-serve-"));
   const server = await createServer({ models: registry, runsDir: folder });
   const ask = async () => {

@@ -483,8 +483,11 @@ export class Decoder {
     }
   }
 
-  /** Compiles the programs of all sizes that one sequence can fill. No slot may be in use. */
-  async warm(model: LanguageModel): Promise<void> {
+  /**
+   * Compiles the programs of all sizes that one sequence can fill. No slot may be in use.
+   * @param logits whether those of `step`, in place of `choose` and `decode`; default where tokens are guessed ahead
+   */
+  async warm(model: LanguageModel, logits = this.ahead > 0): Promise<void> {
     const { capacity, pool } = this.#prepare(model);
     const asked = pool.tokens.asked;
     for (const size of this.sizes) {
@@ -493,15 +496,20 @@ export class Decoder {
       this.begin(model, 0, history, size + 1);
       const how = { prompt: size, sampling: { temperature: 0 }, seed: 0, stream: 0, measure: false };
       const piece = { slot: 0, ids: history, reply: { slot: 0, history, ...how } };
-      if (this.ahead > 0) {
-        await this.prepareStep(model, [piece], size);
-        await this.step(model, [piece], size);
+      if (logits) {
+        // After a prompt one row of logits is wanted, to check guesses one after each of them: other programs where slots are fewer.
+        for (const wanted of new Set([1, Math.min(size, this.ahead + 1)])) {
+          const asks = [{ ...piece, wanted }];
+          await this.prepareStep(model, asks, size);
+          await this.step(model, asks, size);
+          this.rewind(0, 0);
+        }
       } else {
         await this.prepareChoose(model, [piece], size);
         await this.choose(model, [piece], size);
       }
       await turn();
-      if (size <= this.slots && this.ahead === 0) {
+      if (size <= this.slots && !logits) {
         const reply = { slot: 0, history: [...history, 0], ...how };
         await this.prepareDecode(model, [reply], size);
         await this.decode(model, [reply], size);

@@ -107,7 +107,7 @@ export class ReplyEngine {
     return this.#waiting.length;
   }
   get programs(): number {
-    return this.#decoder.programs;
+    return this.#decoder.programs + (this.#guesser?.programs ?? 0);
   }
   get cacheBytes(): number {
     return this.#decoder.cacheBytes;
@@ -128,8 +128,9 @@ export class ReplyEngine {
   }
 
   /** Compiles all programs, so that no request waits for that. Call it before the first request. */
-  warm(): Promise<void> {
-    return this.#decoder.warm(this.model);
+  async warm(): Promise<void> {
+    await this.#decoder.warm(this.model);
+    await this.#guesser?.warm();
   }
 
   /**

@@ -28,10 +28,14 @@ export interface Guess {
 
 /** Whoever guesses. */
 export interface Guesser {
+  /** Programs compiled so far. */
+  readonly programs: number;
   /** @returns one guess per text, which may be empty */
   guess(texts: readonly Guessed[]): Promise<Guess[]>;
   /** A text is over. */
   clear(slot: number): void;
+  /** Compiles what guessing needs. No text may be under way. */
+  warm(): Promise<void>;
   /** Gives memory back; it may be used again. */
   release(): void;
   dispose(): void;
@@ -58,8 +62,10 @@ export function lookUp(history: readonly number[], most: number): number[] {
 }
 
 export const lookUpGuesser: Guesser = {
+  programs: 0,
   guess: (texts) => Promise.resolve(texts.map(({ history, most }) => ({ tokens: lookUp(history, most) }))),
   clear: () => {},
+  warm: () => Promise.resolve(),
   release: () => {},
   dispose: () => {},
 };
@@ -90,19 +96,24 @@ export class DraftGuesser implements Guesser {
     this.#sampler = new Sampler(mine);
   }
 
+  get programs(): number {
+    return this.#decoder.programs;
+  }
+
   async guess(texts: readonly Guessed[]): Promise<Guess[]> {
     const tokens: number[][] = texts.map(() => []);
     const from: Float64Array[][] = texts.map(() => []);
+    const gone = new Set<number>();
     const capacity = this.#decoder.capacityFor(this.#model);
     for (;;) {
       const open = texts.flatMap((text, i) => {
         const length = text.history.length + tokens[i]!.length;
-        return tokens[i]!.length < text.most && length < capacity ? [{ text, i }] : [];
+        return tokens[i]!.length < text.most && length < capacity && !gone.has(i) ? [{ text, i }] : [];
       });
       if (open.length === 0) break;
       // What the draft has not read yet: after a check a token or two, at first the whole prompt.
       let room = this.#decoder.sizes.at(-1)!;
-      const pieces = [];
+      let pieces: { i: number; slot: number; ids: number[]; wanted: number }[] = [];
       for (const { text, i } of open) {
         const whole = [...text.history, ...tokens[i]!];
         const held = this.#begin(text, whole);
@@ -111,6 +122,15 @@ export class DraftGuesser implements Guesser {
         room -= ids.length;
         pieces.push({ i, slot: text.slot, ids, wanted: held + ids.length === whole.length ? 1 : 0 });
       }
+      // Compiles while the event loop goes on. A text that ends meanwhile has given up its slot, and is not read.
+      for (;;) {
+        const ready = this.#decoder.prepareStep(this.#model, pieces);
+        if (!ready) break;
+        await ready;
+        for (const { i, slot } of pieces) if (!this.#decoder.holds(slot)) gone.add(i);
+        pieces = pieces.filter(({ i }) => !gone.has(i));
+      }
+      if (pieces.length === 0) continue;
       const rows = await this.#decoder.step(this.#model, pieces);
       for (const [n, { i, wanted }] of pieces.entries()) {
         if (wanted === 0) continue;
@@ -137,6 +157,9 @@ export class DraftGuesser implements Guesser {
 
   clear(slot: number): void {
     this.#decoder.clear(slot);
+  }
+  warm(): Promise<void> {
+    return this.#decoder.warm(this.#model, true);
   }
   release(): void {
     this.#decoder.release();

@@ -149,6 +149,17 @@ describe("replies", () => {
     expect(distance).toBeLessThan(0.3);
   });
 
+  test("after warm() a reply compiles nothing more, of the draft neither", async () => {
+    const engine = new ReplyEngine({ model, tokenizer, draft, ahead: 3, slots: 1, chunks: [16], endIds: [] });
+    await engine.warm();
+    const { programs } = engine;
+    expect(programs).toBeGreaterThan(2);
+    for await (const _ of engine.reply({ prompt: prompt(0), maxTokens: 30, temperature: 0 }));
+    expect(engine.status.guesses.made).toBeGreaterThan(0);
+    expect(engine.programs).toBe(programs);
+    await engine.close();
+  });
+
   test("a draft with another vocabulary is refused, and so are guesses beside reproducible decoding", () => {
     const key = randomKey(1);
     const other = initModel(gptConfig.parse({ ...config, vocabulary: 300 }), key);
