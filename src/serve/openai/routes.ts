@@ -58,6 +58,9 @@ const chatFormat: Format = {
 
 /** `/v1`: models, completions and chat completions as OpenAI's API reference describes them. */
 export function openAiRoutes(options: OpenAiOptions): Hono<Env> {
+  // A schema compiles itself when it is first used, which takes 5 ms: better now than in somebody's request.
+  completionBody.safeParse({});
+  chatBody.safeParse({});
   const { models, limits } = options;
   const app = new Hono<Env>();
 
