@@ -155,7 +155,7 @@ export function writeFileAtomic(path: string, data: string | Uint8Array): void {
     renameSync(partial, path);
     syncFolder(dirname(path));
   } catch (error) {
-    rmSync(partial, { force: true });
+    discard(partial);
     throw explainWrite(error, path, "What was there before is unchanged.");
   }
 }
@@ -188,8 +188,17 @@ export async function writeFolderAtomic(path: string, fill: (folder: string) => 
     replaceFolder(partial, path);
     syncFolder(dirname(path));
   } catch (error) {
-    rmSync(partial, { recursive: true, force: true });
+    discard(partial);
     throw explainWrite(error, path, "What was saved before is unchanged.");
+  }
+}
+
+/** Removes what was begun. Why it could not be finished matters, not whether there was anything to remove. */
+function discard(partial: string): void {
+  try {
+    rmSync(partial, { recursive: true, force: true });
+  } catch {
+    // Inside what is no folder: nothing was begun.
   }
 }
 

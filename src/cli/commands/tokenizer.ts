@@ -1,5 +1,4 @@
 import { performance } from "node:perf_hooks";
-import { text as readStream } from "node:stream/consumers";
 import { z } from "zod";
 import { InputError } from "../../tensor/errors.ts";
 import { defineCommand } from "../command.ts";
@@ -10,11 +9,24 @@ const folder = z
   .describe("a folder with a tokenizer, or its file: tokenizer.json, .model, .gguf, .tiktoken, vocab.txt")
   .meta({ value: "DIR", short: "t" });
 
+/** Of a pipe: its text, its ids and what is printed of them are in memory at once. */
+const LARGEST = 32 * 2 ** 20;
+
 /** What stands on the command line, or else what comes through the pipe. */
-async function given(words: readonly string[], separator: string): Promise<string> {
-  if (words.length > 0) return words.join(separator);
+async function given(words: readonly string[]): Promise<string> {
+  if (words.length > 0) return words.join(" ");
   if (process.stdin.isTTY) throw new InputError("Nothing to work on: give it as an argument, or through a pipe.");
-  return readStream(process.stdin);
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for await (const part of process.stdin as AsyncIterable<Buffer>) {
+    parts.push(part);
+    bytes += part.length;
+    if (bytes > LARGEST)
+      throw new InputError(
+        `More than ${LARGEST / 2 ** 20} MB came through the pipe. Give it in parts; "howdah data build" makes token files of any size.`,
+      );
+  }
+  return Buffer.concat(parts).toString("utf8");
 }
 
 export const tokenizerTrain = defineCommand({
@@ -150,7 +162,7 @@ export const tokenizerEncode = defineCommand({
       addSpecialTokens: addSpecial,
       allowedSpecial: allowSpecial ? ("all" as const) : ("none" as const),
     };
-    const ids = tokenizer.encode(await given(text, " "), options);
+    const ids = tokenizer.encode(await given(text), options);
     if (pieces) for (const id of ids) print(`${id}\t${JSON.stringify(tokenizer.decode([id]))}`);
     else print(ids.join(" "));
     return { count: ids.length, ids };
@@ -170,7 +182,7 @@ export const tokenizerDecode = defineCommand({
   async run({ ids: words, tokenizer: path, skipSpecial }, { print }) {
     const { loadTokenizer } = await import("../../tokenizers/index.ts");
     const tokenizer = await loadTokenizer(path);
-    const ids = (await given(words, " "))
+    const ids = (await given(words))
       .split(/[\s,]+/)
       .filter(Boolean)
       .map((word) => {
