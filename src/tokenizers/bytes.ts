@@ -68,7 +68,8 @@ export function byteCharacters(text: string): string {
 
 /** Lone surrogates replaced by U+FFFD, the string itself where there are none. */
 export function wellFormed(text: string): string {
-  return /\p{Surrogate}/u.test(text) ? text.replace(/\p{Surrogate}/gu, "\ufffd") : text;
+  // Without any half of a pair, which is quick to see, there is no lone one.
+  return /[\ud800-\udfff]/.test(text) && /\p{Surrogate}/u.test(text) ? text.replace(/\p{Surrogate}/gu, "\ufffd") : text;
 }
 
 /**

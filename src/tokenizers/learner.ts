@@ -212,7 +212,7 @@ class ScriptLearner implements Learner {
 }
 
 /** Texts are counted in groups of about this many bytes. */
-const GROUP_BYTES = 16 << 20;
+const GROUP_BYTES = 4 << 20;
 /** Words cut in TypeScript go to the kernels when there are so many different ones. */
 const GROUP_WORDS = 1 << 18;
 const CUTS = { pattern: 0, metaspace: 1, bert: 2 } as const;
@@ -252,12 +252,18 @@ class NativeLearner implements Learner {
     let read = 0;
     let group: (string | Uint8Array)[] = [];
     let size = 0;
+    /** The kernels count one group while the next is read. */
+    let counting: Promise<unknown> = Promise.resolve();
     const flush = async (): Promise<void> => {
       this.signal?.throwIfAborted();
       const all = joined(group);
       group = [];
       size = 0;
-      if (all.bytes.length > 0) await this.stoppable(text.trainerCount(trainer, all.bytes, all.ends, this.threads));
+      await counting;
+      if (all.bytes.length > 0) {
+        counting = this.stoppable(text.trainerCount(trainer, all.bytes, all.ends, this.threads));
+        counting.catch(() => {}); // it is waited for
+      }
       onBytes?.(read);
     };
     let cutHere: ReturnType<typeof wordsBy> | undefined;
@@ -265,6 +271,7 @@ class NativeLearner implements Learner {
     const flushHere = async (): Promise<void> => {
       this.signal?.throwIfAborted();
       const words = joined([...here.keys()]);
+      await counting;
       await this.stoppable(text.trainerCountWords(trainer, words.bytes, words.ends, Float64Array.from(here.values())));
       here = new Map();
       onBytes?.(read);
@@ -273,28 +280,34 @@ class NativeLearner implements Learner {
       group.push(part);
       size += byteLength(part);
     };
-    for await (const each of texts) {
-      read += byteLength(each);
-      if (normalize === undefined && beyond === undefined) {
-        give(typeof each !== "string" && isUtf8(each) ? each : asText(each));
-      } else {
-        const whole = asText(each);
-        if (normalize !== undefined) give(normalize(whole));
-        else if (!beyond?.test(whole)) give(whole);
-        else {
-          // BERT's words end with the line; what the kernels do not know is cut here.
-          cutHere ??= wordsBy(cut);
-          for (const line of cut.kind === "bert" ? whole.split("\n") : [whole]) {
-            if (!beyond.test(line)) give(line);
-            else cutHere(line, (word) => word !== "" && here.set(word, (here.get(word) ?? 0) + 1));
+    try {
+      for await (const each of texts) {
+        read += byteLength(each);
+        if (normalize === undefined && beyond === undefined) {
+          give(typeof each !== "string" && isUtf8(each) ? each : asText(each));
+        } else {
+          const whole = asText(each);
+          if (normalize !== undefined) give(normalize(whole));
+          else if (!beyond?.test(whole)) give(whole);
+          else {
+            // BERT's words end with the line; what the kernels do not know is cut here.
+            cutHere ??= wordsBy(cut);
+            for (const line of cut.kind === "bert" ? whole.split("\n") : [whole]) {
+              if (!beyond.test(line)) give(line);
+              else cutHere(line, (word) => word !== "" && here.set(word, (here.get(word) ?? 0) + 1));
+            }
           }
         }
+        if (size >= GROUP_BYTES) await flush();
+        if (here.size >= GROUP_WORDS) await flushHere();
       }
-      if (size >= GROUP_BYTES) await flush();
-      if (here.size >= GROUP_WORDS) await flushHere();
+      if (size > 0) await flush();
+      if (here.size > 0) await flushHere();
+    } finally {
+      // Nothing may be given up while the kernels work on it.
+      await counting.catch(() => {});
     }
-    if (size > 0) await flush();
-    if (here.size > 0) await flushHere();
+    await counting;
     return this.stoppable(text.trainerGather(trainer));
   }
 

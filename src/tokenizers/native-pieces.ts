@@ -58,9 +58,9 @@ export class NativePieces {
   private readonly text: NativeText;
   private readonly model: Handle;
   private readonly prepares: Preparation;
-  private readonly beyond: RegExp | undefined;
+  private readonly beyond: { test(text: string): boolean } | undefined;
 
-  private constructor(text: NativeText, parts: Parts, prepares: Preparation, beyond?: RegExp) {
+  private constructor(text: NativeText, parts: Parts, prepares: Preparation, beyond?: BertTable["beyond"]) {
     this.text = text;
     this.normalizes = parts.shape !== "prepared";
     this.prepares = prepares;
@@ -118,7 +118,7 @@ export class NativePieces {
   }
 
   /** A model whose texts are taken as they are. */
-  static make(text: NativeText, parts: Parts, beyond?: RegExp): NativePieces {
+  static make(text: NativeText, parts: Parts, beyond?: BertTable["beyond"]): NativePieces {
     return new NativePieces(text, parts, WHOLE, beyond);
   }
 
@@ -281,13 +281,15 @@ function ofBert(
   );
 }
 
+/** What is left of a block whose characters are all taken out. */
+const GONE = "0".repeat(255);
 const GAP = 1;
 const ALONE = 2;
 const CHANGED = 4;
 
 interface BertTable {
   readonly map: Uint8Array;
-  readonly beyond: RegExp | undefined;
+  readonly beyond: { test(text: string): boolean } | undefined;
 }
 
 /** By what the normalizer does: a table takes a tenth of a second, and training, the tokenizer it gives and others like it need the same. */
@@ -319,19 +321,27 @@ function makeBertTable(part: Normalizer & { type: "BertNormalizer" }): BertTable
   // Nothing but "0" becomes "0", and nothing is joined or put in order across it: 256 characters are made at once.
   const codes = new Array<number>(511).fill(0x30);
   for (let block = 0; block < 0x110000; block += 256) {
-    if (block >= 0xd800 && block < 0xe000) continue;
+    // Surrogates, and planes 4 to 13, which hold no characters.
+    if ((block >= 0xd800 && block < 0xe000) || (block >= 0x40000 && block < 0xe0000)) continue;
     for (let i = 0; i < 256; i++) codes[2 * i] = block + i;
     const text = String.fromCodePoint(...codes);
     const whole = normalize(text);
     if (whole === text && !(decomposes && MARK.test(text))) continue;
+    // Private planes are taken out whole.
+    if (whole === GONE) {
+      flags.fill(CHANGED, block, block + 256);
+      for (let i = 0; i < 256; i++) changed.push(i, (block >> 8) & 255, block >> 16, 0, 0);
+      continue;
+    }
+    const marks = decomposes && MARK.test(whole);
     const points = block === 0 ? Array.from({ length: 256 }, (_, i) => String.fromCodePoint(i)) : text.split("0");
     const results = block === 0 ? points.map(normalize) : whole.split("0");
     for (let i = 0; i < 256; i++) {
       const [c, made, point] = [points[i]!, results[i]!, block + i];
       // Marks that stay are put in order among their neighbours.
-      if (decomposes && MARK.test(made)) beyond.push(point);
+      if (marks && MARK.test(made)) beyond.push(point);
       if (made === c) continue;
-      if (made.length === c.length + 2 && made === ` ${c} `) {
+      if (made.length === c.length + 2 && made.startsWith(c, 1) && made.trim() === c) {
         flags[point] = ALONE;
         continue;
       }
@@ -347,8 +357,24 @@ function makeBertTable(part: Normalizer & { type: "BertNormalizer" }): BertTable
   const map = new Uint8Array(flags.length + changed.length);
   map.set(flags);
   map.set(changed, flags.length);
-  const ranges = beyond.map((point) => point.toString(16)).join(" ");
-  return { map, beyond: ranges === "" ? undefined : new RegExp(characters(ranges).source, "u") };
+  return { map, beyond: beyond.length === 0 ? undefined : finder(beyond) };
+}
+
+/** Whether a text has one of these characters (ascending). Most texts have none, and a few wide ranges of code units tell that in a fraction of the time. */
+function finder(points: readonly number[]): { test(text: string): boolean } {
+  const exact = new RegExp(characters(points.map((point) => point.toString(16)).join(" ")).source, "u");
+  const wide: [from: number, to: number][] = [[0xd800, 0xdfff]];
+  let last: [from: number, to: number] | undefined;
+  for (const point of points.filter((p) => p <= 0xffff)) {
+    if (last !== undefined && point - last[1] <= 256) last[1] = point;
+    else {
+      last = [point, point];
+      wide.push(last);
+    }
+  }
+  const unit = (code: number) => `\\u${code.toString(16).padStart(4, "0")}`;
+  const perhaps = new RegExp(`[${wide.map(([from, to]) => `${unit(from)}-${unit(to)}`).join("")}]`);
+  return { test: (text) => perhaps.test(text) && exact.test(text) };
 }
 
 /** A mark with a place in the canonical order. */
