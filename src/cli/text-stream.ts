@@ -1,6 +1,6 @@
 import { isUtf8 } from "node:buffer";
-import { createReadStream } from "node:fs";
-import { readdir, stat } from "node:fs/promises";
+import { constants, createReadStream } from "node:fs";
+import { access, readdir, stat } from "node:fs/promises";
 import { extname, join } from "node:path";
 import { InputError } from "../tensor/errors.ts";
 
@@ -10,7 +10,10 @@ const PART = 8 << 20;
 const LONGEST_PART = 64 << 20;
 const EXTENSIONS = new Set([".txt", ".md", ".markdown"]);
 
-/** The text files at `paths`: files as given, of folders those that are text or Markdown, sorted. */
+/**
+ * The text files at `paths`: files as given, of folders those that are text or Markdown, sorted.
+ * @throws InputError naming what is not there or cannot be read
+ */
 export async function textFiles(paths: readonly string[]): Promise<{ path: string; bytes: number }[]> {
   const found: { path: string; bytes: number }[] = [];
   const visit = async (path: string, given: boolean): Promise<void> => {
@@ -18,9 +21,16 @@ export async function textFiles(paths: readonly string[]): Promise<{ path: strin
       if (!given && error.code === "ENOENT") return undefined; // a link to nothing
       throw new InputError(`${path}: ${error.code === "ENOENT" ? "there is no such file or folder" : error.message}.`);
     });
+    const refuse = (error: NodeJS.ErrnoException): never => {
+      throw new InputError(
+        `${path}: it cannot be read: ${error.code === "EACCES" ? "permission is denied" : error.message}.`,
+      );
+    };
     if (info?.isDirectory()) {
-      for (const name of (await readdir(path)).sort()) if (!name.startsWith(".")) await visit(join(path, name), false);
+      for (const name of (await readdir(path).catch(refuse)).sort())
+        if (!name.startsWith(".")) await visit(join(path, name), false);
     } else if (info !== undefined && (given || EXTENSIONS.has(extname(path).toLowerCase()))) {
+      await access(path, constants.R_OK).catch(refuse);
       found.push({ path, bytes: info.size });
     }
   };

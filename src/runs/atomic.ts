@@ -1,6 +1,8 @@
 import { randomBytes } from "node:crypto";
 import {
+  accessSync,
   closeSync,
+  constants,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -52,6 +54,19 @@ export function requireSpace(path: string, bytes: number, what: string, free: nu
   throw new DiskError(
     `${what} needs ${formatBytes(bytes)} in ${path}, and ${formatBytes(free)} are free: make room, or choose another folder.`,
   );
+}
+
+/**
+ * Makes a folder that results are to go to, and sees that files can be made in it, before the work that gives them.
+ * @throws DiskError where a file stands in the way, or permission or the file system denies it
+ */
+export function requireFolder(path: string): void {
+  try {
+    makeFolder(path);
+    accessSync(path, constants.W_OK);
+  } catch (error) {
+    throw explainWrite(error, path, "Choose another place.");
+  }
 }
 
 export function codeOf(error: unknown): string | undefined {

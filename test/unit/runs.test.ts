@@ -32,6 +32,7 @@ import {
   readEvents,
   readRun,
   removeLeftovers,
+  requireFolder,
   requireSpace,
   runNames,
   runPath,
@@ -209,6 +210,13 @@ describe("atomic writes", () => {
     expect(readdirSync(join(folder, "a", "b"))).toEqual(["c"]);
     writeFileSync(join(folder, "file"), "");
     expect(() => makeFolder(join(folder, "file", "d"))).toThrow(/file is a file, where a folder is to be/);
+    expect(() => requireFolder(join(folder, "file"))).toThrow(/file is a file, where a folder is to be/);
+    requireFolder(join(folder, "e"));
+    expect(existsSync(join(folder, "e"))).toBe(true);
+    // What could not be begun need not be removed, and why says more than that.
+    expect(() => writeFileAtomic(join(folder, "file", "d", "e"), "")).toThrow(
+      /file is a file, where a folder is to be/,
+    );
     symlinkSync(join(folder, "nowhere", "at all"), join(folder, "link"));
     expect(() => makeFolder(join(folder, "link", "d"))).toThrow(/no folder of this name can be made/);
   });

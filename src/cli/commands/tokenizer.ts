@@ -1,5 +1,6 @@
 import { performance } from "node:perf_hooks";
 import { z } from "zod";
+import { requireFolder } from "../../runs/atomic.ts";
 import { InputError } from "../../tensor/errors.ts";
 import { defineCommand } from "../command.ts";
 import { formatSeconds } from "../text.ts";
@@ -80,6 +81,7 @@ export const tokenizerTrain = defineCommand({
       import("../../tokenizers/index.ts"),
     ]);
     const files = await textFiles(text);
+    requireFolder(output);
     const total = files.reduce((sum, file) => sum + file.bytes, 0);
     const start = performance.now();
     let said = start;
