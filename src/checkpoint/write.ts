@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { explainWrite, makeFolder } from "../runs/atomic.ts";
+import { discard, explainWrite, makeFolder } from "../runs/atomic.ts";
 import { bytesPerElement, type DType, type HostArray } from "../tensor/dtype.ts";
 import { InputError } from "../tensor/errors.ts";
 import { type Shape, show, size } from "../tensor/shape.ts";
@@ -81,7 +81,7 @@ export async function writeSafetensors(
     }
     await rename(partial, path);
   } catch (error) {
-    await rm(partial, { force: true });
+    discard(partial);
     throw explainWrite(error, path, "What was there before is unchanged.");
   }
 }

@@ -1,6 +1,6 @@
-import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
+import { closeSync, openSync, readFileSync, statSync } from "node:fs";
 import { z } from "zod";
-import { writeFileAtomic } from "../runs/atomic.ts";
+import { readFull, writeFileAtomic } from "../runs/atomic.ts";
 import { InputError } from "../tensor/errors.ts";
 import { encodeMany } from "../tokenizers/many.ts";
 import type { Tokenizer } from "../tokenizers/types.ts";
@@ -189,12 +189,8 @@ export class TokenFile implements TokenSource {
       throw new InputError(`${this.path}: tokens ${start} to ${start + count} of ${this.length} were asked for.`);
     }
     const bytes = Buffer.alloc(count * this.width);
-    let done = 0;
-    while (done < bytes.length) {
-      const got = readSync(this.handle, bytes, done, bytes.length - done, start * this.width + done);
-      if (got === 0) throw new InputError(`${this.path}: the file became shorter while it was open.`);
-      done += got;
-    }
+    if (readFull(this.handle, bytes, start * this.width) < bytes.length)
+      throw new InputError(`${this.path}: the file became shorter while it was open.`);
     return this.decode(bytes);
   }
 

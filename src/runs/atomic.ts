@@ -6,6 +6,7 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readSync,
   renameSync,
   rmSync,
   type Stats,
@@ -152,6 +153,21 @@ export function writeAll(handle: number, data: Uint8Array, position?: number): v
 }
 
 /**
+ * Reads until `into` is full or the file ends.
+ * @param position in the file; default where the last read ended
+ * @returns how many bytes were read
+ */
+export function readFull(handle: number, into: Uint8Array, position?: number): number {
+  let at = 0;
+  while (at < into.length) {
+    const got = readSync(handle, into, at, into.length - at, position === undefined ? null : position + at);
+    if (got === 0) break;
+    at += got;
+  }
+  return at;
+}
+
+/**
  * Writes a file so that at any instant, power cuts included, `path` holds either all of the old or all of the new:
  * written beside, flushed, renamed.
  * @throws DiskError naming the reason; the old file is then intact
@@ -209,7 +225,7 @@ export async function writeFolderAtomic(path: string, fill: (folder: string) => 
 }
 
 /** Removes what was begun. Why it could not be finished matters, not whether there was anything to remove. */
-function discard(partial: string): void {
+export function discard(partial: string): void {
   try {
     rmSync(partial, { recursive: true, force: true });
   } catch {

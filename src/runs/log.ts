@@ -1,8 +1,8 @@
-import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, openSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import { z } from "zod";
 import { InputError } from "../tensor/errors.ts";
-import { codeOf, explainWrite, makeFolder, writeAll } from "./atomic.ts";
+import { codeOf, explainWrite, makeFolder, readFull, writeAll } from "./atomic.ts";
 import { type Event, eventSchema } from "./events.ts";
 import { parse, stringify } from "./json.ts";
 
@@ -12,13 +12,7 @@ const lineFeed = 10;
 function readFrom(handle: number, from: number): Buffer {
   const size = fstatSync(handle).size;
   const buffer = Buffer.allocUnsafe(Math.max(0, size - from));
-  let filled = 0;
-  while (filled < buffer.length) {
-    const got = readSync(handle, buffer, filled, buffer.length - filled, from + filled);
-    if (got === 0) break;
-    filled += got;
-  }
-  return buffer.subarray(0, filled);
+  return buffer.subarray(0, readFull(handle, buffer, from));
 }
 
 /**

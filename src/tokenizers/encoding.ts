@@ -107,11 +107,15 @@ export class Gatherer {
   }
 }
 
-/** The post-processor that puts tokens around each text; null where there are none. */
+/**
+ * The post-processor that puts tokens around each text; null where there are none.
+ * @param second the type of the second text of a pair
+ */
 export function aroundEach(
   before: readonly number[],
   after: readonly number[],
   nameOf: (id: number) => string,
+  second: 0 | 1 = 1,
 ): PostProcessor | null {
   if (before.length + after.length === 0) return null;
   const around = (id: "A" | "B", type_id: 0 | 1) => {
@@ -121,7 +125,7 @@ export function aroundEach(
   return {
     type: "TemplateProcessing",
     single: around("A", 0),
-    pair: [...around("A", 0), ...around("B", 1)],
+    pair: [...around("A", 0), ...around("B", second)],
     special_tokens: Object.fromEntries(
       [...before, ...after].map((id) => [nameOf(id), { id: nameOf(id), ids: [id], tokens: [nameOf(id)] }]),
     ),

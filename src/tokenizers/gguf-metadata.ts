@@ -43,9 +43,7 @@ function parseMetadata(bytes: Buffer, path: string): Map<string, Value> {
   if (bytes.length < 8 || bytes.toString("latin1", 0, 4) !== "GGUF") {
     refuseMistaken(bytes, path);
     throw new InputError(
-      bytes.length === 0
-        ? `${path}: it is empty. Copy or download it again.`
-        : `${path}: not a GGUF file: it begins with ${JSON.stringify(bytes.toString("latin1", 0, 4))}, where "GGUF" is expected.`,
+      `${path}: not a GGUF file: it begins with ${JSON.stringify(bytes.toString("latin1", 0, 4))}, where "GGUF" is expected.`,
     );
   }
   const version = bytes.readUInt32LE(4);

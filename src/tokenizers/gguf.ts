@@ -1,11 +1,13 @@
 import { InputError } from "../tensor/errors.ts";
 import { ByteLevelTokenizer } from "./byte-level.ts";
+import { aroundEach } from "./encoding.ts";
 import type { TokenizerConfig } from "./folder.ts";
 import { CUTS } from "./gguf-cuts.ts";
 import { readGgufMetadata, type Value } from "./gguf-metadata.ts";
+import { byteToken } from "./models.ts";
 import { PipelineTokenizer } from "./pipeline.ts";
 import { GPT2_PATTERN } from "./pretokenize.ts";
-import { checkTokenizerFile } from "./schema.ts";
+import { checkTokenizerFile, shown } from "./schema.ts";
 import { PIECE, SentencePieceTokenizer } from "./sentencepiece-model.ts";
 import type { Tokenizer } from "./types.ts";
 
@@ -186,21 +188,7 @@ class Parts {
 
   /** A post-processor that puts ids around each text. */
   around({ before, after }: { readonly before: readonly number[]; readonly after: readonly number[] }) {
-    if (before.length + after.length === 0) return null;
-    const token = (id: number) => ({ SpecialToken: { id: this.strings[id]!, type_id: 0 } });
-    const sequence = (id: "A" | "B") => ({ Sequence: { id, type_id: 0 } });
-    const each = (id: "A" | "B") => [...before.map(token), sequence(id), ...after.map(token)];
-    return {
-      type: "TemplateProcessing",
-      single: each("A"),
-      pair: [...each("A"), ...each("B")],
-      special_tokens: Object.fromEntries(
-        [...before, ...after].map((id) => [
-          this.strings[id]!,
-          { id: this.strings[id]!, ids: [id], tokens: [this.strings[id]!] },
-        ]),
-      ),
-    };
+    return aroundEach(before, after, (id) => this.strings[id]!, 0);
   }
 
   /** @throws InputError naming the file and the part */
@@ -252,7 +240,7 @@ function gemma(parts: Parts): Tokenizer {
   const ids = { bos: parts.id("bos"), eos: parts.id("eos"), unk: parts.id("unknown"), pad: parts.id("padding") };
   const { vocabulary } = parts;
   for (let byte = 0; byte < 256; byte++) {
-    const token = `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
+    const token = byteToken(byte);
     if (!Object.hasOwn(vocabulary, token)) parts.refuse("tokens", `lacks ${token}, one of 256 tokens for bytes`);
   }
   const file = parts.checked({
@@ -361,9 +349,4 @@ function wordPieces(parts: Parts): Tokenizer {
     },
   });
   return new PipelineTokenizer(file, parts.config({ ...ids }));
-}
-
-function shown(value: Value): string {
-  const text = typeof value === "bigint" ? String(value) : (JSON.stringify(value) ?? String(value));
-  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
 }

@@ -56,11 +56,14 @@ function asTokenizersReads(score: number): number {
   return sign === "-" ? -size : size;
 }
 
+/** How a byte is written as a token: <0x00> ... <0xFF>. */
+export const byteToken = (byte: number): string => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
+
 /** The ids of <0x00> ... <0xFF>, or undefined if one is missing. */
 export function byteTokens(idOf: (token: string) => number | undefined): Int32Array | undefined {
   const ids = new Int32Array(256);
   for (let byte = 0; byte < 256; byte++) {
-    const id = idOf(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+    const id = idOf(byteToken(byte));
     if (id === undefined) return undefined;
     ids[byte] = id;
   }
@@ -102,7 +105,7 @@ class CharacterBpe implements PieceModel {
     }
     // A byte that the vocabulary lacks is -1: a character with such a byte is unknown.
     this.bytes = Int32Array.from({ length: 256 }, (_, byte) =>
-      part.byte_fallback ? (vocab.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`) ?? -1) : -1,
+      part.byte_fallback ? (vocab.get(byteToken(byte)) ?? -1) : -1,
     );
   }
 

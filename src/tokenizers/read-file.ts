@@ -7,6 +7,7 @@ const LARGEST = 2 ** 28;
 
 /** What a file is that was downloaded or cloned in the wrong way, by how it begins; undefined where nothing speaks against it. */
 function mistaken(head: Uint8Array): string | undefined {
+  if (head.length === 0) return "it is empty. Copy or download it again.";
   const text = Buffer.from(head.buffer, head.byteOffset, Math.min(head.length, 256)).toString("latin1");
   if (text.startsWith("version https://git-lfs.github.com/spec/"))
     return "it is a Git LFS pointer, which only says where the file is kept. Run `git lfs pull` in its folder, or download the file itself.";
@@ -37,7 +38,6 @@ export async function readTokenizerBytes(path: string): Promise<Uint8Array> {
       );
     }
     const bytes = await readFile(file);
-    if (bytes.length === 0) throw new InputError(`${path}: it is empty. Copy or download it again.`);
     refuseMistaken(bytes, path);
     return bytes;
   } finally {

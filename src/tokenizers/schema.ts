@@ -193,8 +193,8 @@ const idProblem = (id: unknown): string | undefined =>
     : undefined;
 
 /** A value as a message can hold it. */
-function shown(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+export function shown(value: unknown): string {
+  const text = typeof value === "bigint" ? String(value) : (JSON.stringify(value) ?? String(value));
   return text.length > 80 ? `${text.slice(0, 77)}...` : text;
 }
 

@@ -1,6 +1,7 @@
 import { InputError } from "../tensor/errors.ts";
 import type { TokenizerConfig } from "./folder.ts";
 import { type CountedWords, type Learner, learnerOf, METASPACE, type SymbolIds, type Texts } from "./learner.ts";
+import { byteToken } from "./models.ts";
 import { PipelineTokenizer } from "./pipeline.ts";
 import { checkTokenizerFile } from "./schema.ts";
 import { counted, type TrainManyOptions, trainByteLevel, watched } from "./train.ts";
@@ -91,7 +92,7 @@ async function merge(
   return { tokens: model.tokens, merges: model.merges.map(spelled) };
 }
 
-const BYTES = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+const BYTES = Array.from({ length: 256 }, (_, byte) => byteToken(byte));
 
 const added = (contents: readonly string[], idOf: (content: string) => number) =>
   contents.map((content) => ({ id: idOf(content), content, normalized: false, special: true }));

@@ -1,4 +1,5 @@
 import { closeSync, openSync, readSync } from "node:fs";
+import { readFull } from "../../runs/atomic.ts";
 
 /** Characters of a dropped document that are kept for people to look at. */
 export const SHOWN = 4000;
@@ -37,12 +38,7 @@ export function* records(path: string, words: number): Generator<Uint32Array> {
     const many = new Uint32Array(words * Math.max(1, Math.floor(2 ** 18 / words)));
     const bytes = Buffer.from(many.buffer);
     for (;;) {
-      let filled = 0;
-      while (filled < bytes.length) {
-        const n = readSync(file, bytes, filled, bytes.length - filled, null);
-        if (n === 0) break;
-        filled += n;
-      }
+      const filled = readFull(file, bytes);
       for (let at = 0; at + words * 4 <= filled; at += words * 4) yield many.subarray(at / 4, at / 4 + words);
       if (filled < bytes.length) return;
     }

@@ -1,6 +1,6 @@
-import { closeSync, openSync, readFileSync, readSync, rmSync } from "node:fs";
+import { closeSync, openSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { makeFolder } from "../../runs/atomic.ts";
+import { makeFolder, readFull } from "../../runs/atomic.ts";
 import { StateError } from "../../tensor/errors.ts";
 import { sha256 } from "../text.ts";
 import { readTokenIndex, writeTokens } from "../token-file.ts";
@@ -174,14 +174,10 @@ class IdReader {
     }
     const out = new Int32Array(count);
     const bytes = Buffer.from(out.buffer);
-    for (let at = 0; at < bytes.length; ) {
-      const n = readSync(handle, bytes, at, bytes.length - at, offset * 4 + at);
-      if (n === 0)
-        throw new StateError(
-          `${this.#files[file]!.ids}: the file is shorter than it was. Remove the work folder and run the job again.`,
-        );
-      at += n;
-    }
+    if (readFull(handle, bytes, offset * 4) < bytes.length)
+      throw new StateError(
+        `${this.#files[file]!.ids}: the file is shorter than it was. Remove the work folder and run the job again.`,
+      );
     return out;
   }
   [Symbol.dispose](): void {

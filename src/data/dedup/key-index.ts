@@ -1,7 +1,7 @@
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, statSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { explainWrite, writeAll } from "../../runs/atomic.ts";
+import { explainWrite, readFull, writeAll } from "../../runs/atomic.ts";
 import { StateError } from "../../tensor/errors.ts";
 
 export interface KeyIndexOptions {
@@ -162,16 +162,6 @@ function* chunksOf(path: string, words: number): Generator<Uint32Array> {
   } finally {
     closeSync(file);
   }
-}
-
-function readFull(file: number, into: Uint8Array): number {
-  let filled = 0;
-  while (filled < into.length) {
-    const n = readSync(file, into, filled, into.length - filled, null);
-    if (n === 0) break;
-    filled += n;
-  }
-  return filled;
 }
 
 /** Open addressing over the records whose keys stood there first. Memory goes by different keys, not by records. */

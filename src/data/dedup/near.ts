@@ -1,6 +1,7 @@
-import { closeSync, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { readFull } from "../../runs/atomic.ts";
 import { mix32 } from "./hash.ts";
 import { KeyIndex, type KeyIndexOptions, spillTo } from "./key-index.ts";
 import { agreement, type Banding, chooseBanding, MinHasher, meeting, shingles } from "./minhash.ts";
@@ -117,11 +118,7 @@ export class NearDuplicates {
 
   #read(ordinal: number, into: Uint32Array): void {
     const bytes = Buffer.from(into.buffer, into.byteOffset, into.byteLength);
-    for (let at = 0; at < bytes.length; ) {
-      const n = readSync(this.#signatures!.file, bytes, at, bytes.length - at, ordinal * bytes.length + at);
-      if (n === 0) break;
-      at += n;
-    }
+    readFull(this.#signatures!.file, bytes, ordinal * bytes.length);
   }
 
   finish(): NearResult {
